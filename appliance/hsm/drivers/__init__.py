@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device family has to know, and the table of families.
+
+A driver is stateless and everything it does blocks: the manager calls it in a worker thread. A USB id only nominates a
+driver; `Connection.probe` decides, in the device's own protocol, and raises `NotThisFamily` when the id misled.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import ClassVar, NamedTuple
+
+from appliance.hsm.model import Attachment, Probe
+from appliance.hsm.usb import UsbBus
+
+Progress = Callable[[str], None]  # called from a worker thread with the name of the step that begins
+
+
+class UsbId(NamedTuple):
+    """A USB vendor and product id that nominates a family, and the product's name for people."""
+
+    vendor: int
+    product: int
+    name: str
+
+
+class Connection(ABC):
+    """One device, opened for one operation and closed by its context manager."""
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """The device's own account of itself, read now. Spends no authentication try.
+
+        Raises `NotThisFamily`, or any other `DeviceError`.
+        """
+
+    @abstractmethod
+    def factory_reset(self, progress: Progress) -> None:
+        """Destroy everything, or finish a reset that was interrupted. Returning is not success: `probe` again.
+
+        The caller has checked that `probe().obstacle` is empty. Raises `DeviceRefused` when the device said no, another
+        `DeviceError` when what it did is not known.
+        """
+
+
+class Driver(ABC):
+    """One device family."""
+
+    family: ClassVar[str]  # the word for configuration, audit and udev, e.g. "openpgp"
+    title: ClassVar[str]  # for people, e.g. "OpenPGP card"
+    usb_ids: ClassVar[tuple[UsbId, ...]]
+
+    def __init__(self, bus: UsbBus) -> None:
+        self.bus = bus
+
+    def nominated(self, attachment: Attachment) -> bool:
+        """Whether the USB id suggests this family."""
+        return any((known.vendor, known.product) == (attachment.vendor_id, attachment.product_id) for known in self.usb_ids)
+
+    @abstractmethod
+    def normalise(self, serial: str) -> str:
+        """The serial number in the form in which two of them are compared; raises nothing, "" for an empty one."""
+
+    @abstractmethod
+    def serial_from_usb(self, attachment: Attachment) -> str:
+        """The normalised serial number that USB alone suggests, for a device that cannot be asked; "" if none."""
+
+    @abstractmethod
+    def open(self, attachment: Attachment) -> AbstractContextManager[Connection]:
+        """Open exactly this attachment, exclusively. Raises `DeviceGone`, `DeviceBusy` or another `DeviceError`."""
+
+
+FAMILIES = {
+    "openpgp": "OpenPgpDriver",
+}  # family -> class; the module has the family's name
+
+
+def families(bus: UsbBus) -> tuple[Driver, ...]:
+    """One driver of each family, in the order in which they are asked."""
+    modules = {family: import_module(f"{__name__}.{family}") for family in FAMILIES}
+    return tuple(getattr(modules[family], name)(bus) for family, name in FAMILIES.items())

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values of the domain: frozen, comparable, free of I/O."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HsmClass(StrEnum):
+    """What an HSM is for, and so which LunaSH word manages it."""
+
+    BACKUP = "backup"  # token backup
+    PKI = "pki"  # token pki
+    BUILTIN = "builtin"  # hsm
+
+
+class HsmState(StrEnum):
+    """What is known of the contents of an HSM."""
+
+    INITIALIZED = "initialized"
+    ZEROIZED = "zeroized"  # factory state
+    TERMINATED = "terminated"  # a reset is half done; only its second half is possible
+    TRANSPORT = "transport"
+    UNREACHABLE = "unreachable"  # attached, but it could not be asked
+    UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """What a factory reset came to; `DONE` is only ever what a read-back proved."""
+
+    DONE = "done"
+    NOT_DONE = "not done"  # proved or certain: nothing was destroyed
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One plug-in of one USB device, from udev `add` to `remove`.
+
+    Two attachments are equal only when they are the same plug-in: the same device plugged in again has another
+    address or another `initialized` time. All strings come from the device and are untrusted.
+    """
+
+    sys_path: str
+    bus: int
+    address: int
+    initialized: int  # microseconds on the monotonic clock when udev first knew it (USEC_INITIALIZED)
+    vendor_id: int
+    product_id: int
+    usb_serial: str = ""  # iSerial as the device gives it, "" when it has none
+    manufacturer: str = ""
+    product: str = ""
+
+    @property
+    def usb_id(self) -> str:
+        """The USB id as it is usually written, e.g. ``234b:0000``."""
+        return f"{self.vendor_id:04x}:{self.product_id:04x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a device said of itself in its own protocol, on one open connection."""
+
+    serial: str | None  # normalised by its family's rule; None when a terminated device cannot tell it
+    state: HsmState
+    model: str
+    firmware: str
+    label: str = ""
+    obstacle: str = ""  # why a factory reset is impossible on this device; "" when it is possible
+    details: tuple[tuple[str, str], ...] = ()  # further lines for `token backup show`: name, value
+    shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A factory reset that was begun and whose outcome is not recorded: it survives power cuts on disk."""
+
+    serial: str
+    family: str
+    usb_id: str
+    usb_serial: str
+    begun: str  # UTC, ISO 8601, to the second
+    actor: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One attached HSM as the registry knows it; a cheap reference, never an open connection."""
+
+    attachment: Attachment
+    family: str
+    hsm_class: HsmClass
+    serial: str  # normalised; from the probe, else from an unfinished intent, else from USB; "" when there is none
+    probe: Probe | None = None  # None until it has been asked, or when it could not be
+    problem: str = ""  # why it is unreachable, one sentence; "" when it is not
+    interrupted: Intent | None = None  # a reset of this serial that was begun and never finished
+
+    @property
+    def state(self) -> HsmState:
+        """The state to show: `UNREACHABLE` with a problem, `UNKNOWN` while the device is still being asked."""
+        if self.problem:
+            return HsmState.UNREACHABLE
+        return self.probe.state if self.probe else HsmState.UNKNOWN
