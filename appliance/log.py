@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from structlog.typing import FilteringBoundLogger as Logger
+from structlog.typing import Processor
 
 LONGEST_VALUE = 1024  # characters of one value; what comes from a device or a person may be of any length
 LONGEST_TRACEBACK = 8192  # characters, of which the last are kept: they name the error
@@ -44,21 +45,23 @@ def get_logger(name: str) -> Logger:
     """
     if not structlog.is_configured():
         _configure_structlog(logging.WARNING, in_journal=False)
-    logger: Logger = structlog.get_logger(logger=name)
+    logger: Logger = structlog.get_logger(module=name)
     return logger
 
 
 def _configure_structlog(threshold: int, *, in_journal: bool) -> None:
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        redact,
+        structlog.processors.JSONRenderer(),
+    ]
+    if in_journal:
+        processors.append(_prefix_priority)
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            redact,
-            structlog.processors.JSONRenderer(),
-            *([_prefix_priority] if in_journal else []),
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=_StderrLogger,
         cache_logger_on_first_use=False,
@@ -89,9 +92,9 @@ def _plain(key: str, value: object) -> object:
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "[cut]"
 
 
-def _prefix_priority(_logger: Any, method: str, line: str | bytes) -> str:
+def _prefix_priority(_logger: Any, method: str, line: Any) -> str:
     """The priority in the form of sd-daemon(3), which the journal takes off the line again."""
-    return f"<{PRIORITIES.get(method, 5)}>{line!s}"
+    return f"<{PRIORITIES.get(method, 5)}>{line}"
 
 
 def _stderr_is_journal() -> bool:
