@@ -1,32 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One LunaSH session: read, run, print the result line."""
+"""One LunaSH session: read, run, print the result line.
 
-from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Protocol
+Whether a command may run at all, by role and by origin, is decided in `Session._permitted_call` and nowhere else,
+before any of its arguments is looked at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from appliance.accounts.store import Account
+from appliance.errors import Break, EndOfFile, Interrupt, StateError, Timeout
+from appliance.log import get_logger
+from appliance.shell import text
+from appliance.shell.commands import TREE
+from appliance.shell.commands.my import change_password
+from appliance.shell.grammar import AmbiguousWord, Command, Found, Group, UnknownCommand, UsageError, complete, find, parse
+from appliance.shell.invocation import FAILURE, Invocation, Origin, Reply, Services, Terminal
+
+_log = get_logger(__name__)
+
+_REFUSED = Reply(0, done=False, note="refused: not the local console")
 
 
-class Origin(Enum):
-    """The door a session came through; decided once, there, and carried as a value.
+class Session:
+    """The shell of one account that has logged in, at one terminal."""
 
-    Only `console/getty.py` makes `LOCAL_CONSOLE` and only `console/door.py` makes `NETWORK`. Nothing converts one
-    into the other.
-    """
+    def __init__(self, terminal: Terminal, account: Account, origin: Origin, where: str, services: Services) -> None:
+        self._terminal = terminal
+        self._account = account
+        self._origin = origin
+        self._where = where
+        self._services = services
+        self._prompt = f"[{services.hostname}] lunash:>"
 
-    LOCAL_CONSOLE = "local console"
-    NETWORK = "network"
+    async def run(self) -> None:
+        """Greet, then run what is typed until `exit` or Ctrl-D. Raises `Timeout` and `Hangup`."""
+        if self._origin is Origin.LOCAL_CONSOLE and self._account.must_change and not await self._first_password():
+            return
+        await self._greet()
+        while True:
+            try:
+                line = await self._terminal.readline(self._prompt, history=True, complete=self._complete)
+            except (Interrupt, Break):
+                continue
+            except EndOfFile:
+                return
+            if line.strip() and (await self._execute(line)).log_out:
+                return
+
+    async def run_command(self, line: str) -> bool:
+        """Run one command; whether it did what it was asked."""
+        if not line.strip():
+            return True
+        return (await self._execute(line)).done
+
+    async def _first_password(self) -> bool:
+        """Have the initial password changed; nothing else can be run before."""
+        await self._terminal.write("You are required to change your password immediately (root enforced)\n")
+        try:
+            changed = await change_password(self._terminal, self._services, self._account.name, self._where)
+        except (Interrupt, EndOfFile, Break):
+            changed = False
+        await self._note("password", outcome="done" if changed else "not done")
+        await self._terminal.write("\n")
+        return changed
+
+    async def _greet(self) -> None:
+        if self._account.last_login:
+            await self._terminal.write(f"Last login: {self._account.last_login}\n\n")
+        await self._terminal.write(f"{self._services.banner} Command Line Shell\n\n")
+        for intent in self._services.manager.interrupted():
+            await self._terminal.write(
+                f"WARNING:  The factory reset of token {text.shown(intent.serial)} was interrupted.\n"
+                "          With the token attached, complete it by\n"
+                f"          token backup factoryReset -serial {text.shown(intent.serial)}\n\n"
+            )
+        await self._terminal.write("Command Result: 0 (Success)\n")
+
+    async def _execute(self, line: str) -> Reply:
+        try:
+            found = find(TREE, line, self._account.role)
+        except (UnknownCommand, AmbiguousWord) as problem:
+            return await self._close(await self._not_a_command(line, problem), "(unknown command)")
+        if isinstance(found.entry, Group):
+            await self._terminal.write("\n" + text.error(f"'{found.path}' is not a complete command."))
+            await self._terminal.write("\n" + text.listing(found.path, found.entry, self._account.role))
+            return await self._close(FAILURE, found.path)
+        await self._note("command", command=line.strip())
+        try:
+            reply = await self._permitted_call(found, found.entry)
+        except Timeout:
+            await self._close(replace(FAILURE, note="aborted: no answer in time"), found.path)
+            raise
+        return await self._close(reply, found.path)
+
+    async def _permitted_call(self, found: Found, command: Command) -> Reply:
+        """Run a command that the role may use (`find` sees no other), if it may run where the session comes from."""
+        await self._terminal.write("\n")
+        if command.console_only_as and self._origin is not Origin.LOCAL_CONSOLE:
+            await self._terminal.write(text.refusal(command.console_only_as))
+            return _REFUSED
+        try:
+            arguments = parse(command, found.rest)
+            return await command.run(
+                Invocation(
+                    self._terminal,
+                    self._account,
+                    self._origin,
+                    self._where,
+                    self._services,
+                    found.path,
+                    arguments.options,
+                    arguments.words,
+                )
+            )
+        except (UsageError, AmbiguousWord, UnknownCommand) as problem:
+            await self._terminal.write(text.error(_usage_sentence(problem)))
+            await self._terminal.write("\n" + text.usage(found.path, command) + "\n")
+            return replace(FAILURE, note="usage")
+        except (Interrupt, EndOfFile, Break):
+            return replace(FAILURE, note="aborted")
+
+    async def _not_a_command(self, line: str, problem: UnknownCommand | AmbiguousWord) -> Reply:
+        if isinstance(problem, AmbiguousWord):
+            sentence = _usage_sentence(problem)
+        else:
+            sentence = f"'{text.shown(line.strip())}' is not a valid command.\nUse 'help' to list all available commands."
+        await self._terminal.write("\n" + text.error(sentence))
+        return replace(FAILURE, note="unknown command")
+
+    async def _close(self, reply: Reply, path: str) -> Reply:
+        """Record how the command ended, then print the result line; nothing may follow it but the prompt."""
+        outcome = "refused" if reply is _REFUSED else "done" if reply.done else "not done"
+        await self._note("result", command=path, code=reply.code, outcome=outcome, note=reply.note)
+        if not reply.log_out:
+            await self._terminal.write(f"\n{reply.line}\n")
+        return reply
+
+    async def _note(self, event: str, **fields: str | int) -> None:
+        """Audit without standing in the way: what must not happen unrecorded sees to that itself."""
+        try:
+            await self._services.audit.record(event, actor=self._account.name, origin=self._where, **fields)
+        except StateError as problem:
+            _log.error("audit record lost", audited=event, reason=problem.reason)
+
+    def _complete(self, left: str) -> Sequence[str]:
+        return complete(TREE, left, self._account.role)
 
 
-Completer = Callable[[str], Sequence[str]]  # what stands left of the cursor -> the whole words that can end it
-
-
-class Terminal(Protocol):
-    """What the shell needs of a terminal; `console/terminal.py` provides it. Raises `Hangup` from both methods."""
-
-    async def write(self, text: str) -> None:
-        """Show text; ``\\n`` becomes CR LF."""
-
-    async def readline(
-        self, prompt: str, *, secret: bool = False, history: bool = False, complete: Completer | None = None
-    ) -> str:
-        """Ask for one line. Raises `Interrupt`, `EndOfFile`, `Break`, `Timeout`."""
+def _usage_sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
+    match problem:
+        case AmbiguousWord(word=word, candidates=candidates):
+            return f"'{text.shown(word)}' is ambiguous: {', '.join(candidates)}."
+        case UnknownCommand(words=words):
+            return f"'{text.shown(words)}' is not a valid command.\nUse 'help' to list all available commands."
+        case _:
+            return text.shown(str(problem), 200)

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`token backup`: the backup HSMs on the appliance's own USB ports."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+from appliance.accounts.store import Role
+from appliance.errors import (
+    AmbiguousSerial,
+    ApplianceError,
+    AttachmentChanged,
+    Break,
+    DeviceBusy,
+    DeviceError,
+    DeviceGone,
+    DeviceTimeout,
+    EndOfFile,
+    Hangup,
+    Interrupt,
+    ResetUnsupported,
+    SerialMismatch,
+    StateError,
+    Timeout,
+    UnknownSerial,
+    WrongClass,
+)
+from appliance.hsm.model import Device, HsmClass, Intent, Outcome
+from appliance.shell import text
+from appliance.shell.grammar import Command, Group, Option
+from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply, Terminal
+
+_PROGRESS_AFTER = 2.0  # seconds of silence on the console that nobody should have to interpret
+
+_CAUTION = """\
+CAUTION:  Are you sure you wish to reset this backup token to
+          factory default settings? All data will be erased.
+
+          Type 'proceed' to return the token to factory default, or
+          'quit' to quit now.
+"""
+
+
+async def _list(call: Invocation) -> Reply:
+    manager = call.services.manager
+    await manager.settled()
+    devices = manager.devices(HsmClass.BACKUP)
+    attached = {device.serial for device in devices}
+    blocks = [_block(device) for device in devices]
+    blocks += [_absent(intent) for intent in manager.interrupted() if intent.serial not in attached]
+    await call.terminal.write("\n" + ("\n".join(blocks) if blocks else "No backup tokens are attached.\n"))
+    return SUCCESS
+
+
+async def _show(call: Invocation) -> Reply:
+    await call.services.manager.settled()
+    try:
+        device = call.services.manager.find(call.options["serial"], HsmClass.BACKUP)
+    except ApplianceError as problem:
+        return await _fail(call, problem)
+    attachment = device.attachment
+    more = [*(device.probe.details if device.probe else ())]
+    more += [
+        ("USB Product", attachment.product),
+        ("USB Manufacturer", attachment.manufacturer),
+        ("USB Id", attachment.usb_id),
+        ("USB Serial #", attachment.usb_serial),
+        ("USB Bus/Address", f"{attachment.bus:03}/{attachment.address:03}"),
+    ]
+    await call.terminal.write("\n" + _block(device, tuple((name, text.shown(value)) for name, value in more)))
+    return SUCCESS
+
+
+async def _factory_reset(call: Invocation) -> Reply:
+    manager, serial = call.services.manager, call.options["serial"]
+    await manager.settled()
+    try:
+        device = manager.find(serial, HsmClass.BACKUP)
+        _check_resettable(device)
+        if "force" not in call.options:
+            stopped = await _confirm(call)
+            if stopped is not None:
+                return stopped
+        async with _progress(call.terminal) as progress:
+            report = await manager.factory_reset(
+                device, actor=call.account.name, origin=call.where, progress=progress
+            )
+    except ApplianceError as problem:
+        if isinstance(problem, Timeout | Hangup):
+            raise
+        return await _fail(call, problem)
+    if report.outcome is Outcome.DONE:
+        await call.terminal.write(f"'{call.command}' successful.\n")
+        return SUCCESS
+    sentence = (
+        "The token refused the reset."
+        if report.outcome is Outcome.NOT_DONE
+        else "Contact with the token was lost. Its state is unknown.\n"
+        "Run this command again, with the token attached, to complete the reset."
+    )
+    await call.terminal.write(text.failed(call.command, text.DEVICE_ERROR, sentence))
+    return replace(FAILURE, note=f"{report.outcome}: {report.reason}")
+
+
+async def _confirm(call: Invocation) -> Reply | None:
+    """Ask for `proceed`; None when it was typed, else the reply that ends the command."""
+    await call.terminal.write(_CAUTION)
+    why: str
+    try:
+        answer = await call.terminal.readline("          > ")
+        if answer.strip() == "proceed":
+            await call.terminal.write("\n")
+            return None
+        why = "not confirmed"
+    except (Interrupt, EndOfFile, Break) as event:
+        why = type(event).__name__.lower()
+    except Timeout:
+        await _say_aborted(call)
+        raise
+    await _say_aborted(call)
+    return replace(FAILURE, note=f"aborted: {why}")
+
+
+async def _say_aborted(call: Invocation) -> None:
+    await call.terminal.write(f"\n'{call.command}' aborted.\n")
+
+
+def _check_resettable(device: Device) -> None:
+    """Refuse before anything is asked, when it is known already that the reset cannot be begun."""
+    if device.probe is None:
+        raise DeviceTimeout(device.problem or "it has not been identified yet")
+    if device.probe.obstacle:
+        raise ResetUnsupported(device.probe.obstacle)
+
+
+@asynccontextmanager
+async def _progress(terminal: Terminal) -> AsyncIterator["_Steps"]:
+    """Tell the person, after a moment, that the reset is at work and how far it is."""
+    steps = _Steps()
+    telling = asyncio.create_task(_tell(terminal, steps))
+    try:
+        yield steps
+    finally:
+        telling.cancel()
+        with suppress(asyncio.CancelledError, Hangup):
+            await telling
+    if steps.told:
+        await terminal.write("\n\n")
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The step that a reset is at; set from the worker thread, read by the console."""
+
+    current: str = "opening the token"
+    told: bool = False
+
+    def __call__(self, step: str) -> None:
+        self.current = step
+
+
+async def _tell(terminal: Terminal, steps: _Steps) -> None:
+    await asyncio.sleep(_PROGRESS_AFTER)
+    steps.told = True
+    await terminal.write("The token is being reset. Do not remove it.")
+    shown = ""
+    while True:
+        if steps.current != shown:
+            shown = steps.current
+            await terminal.write(f"\n  {shown} ")
+        await terminal.write(".")
+        await asyncio.sleep(_PROGRESS_AFTER)
+
+
+def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
+    """One device in the look of `hsm show`."""
+    probe = device.probe
+    pairs = [
+        ("Token Label", text.shown(probe.label) if probe and probe.label else "no label"),
+        ("Serial #", text.shown(device.serial) or "none"),
+        ("Firmware", text.shown(probe.firmware) if probe else "unknown"),
+        ("HSM Model", text.shown(probe.model if probe else device.family)),
+        ("Class", str(device.hsm_class)),
+        ("State", str(device.state)),
+    ]
+    if device.problem:
+        pairs.append(("Problem", text.shown(device.problem, 160)))
+    if device.interrupted:
+        pairs += _interrupted(device.interrupted)
+    return text.fields("Token Details", (*pairs, *more))
+
+
+def _absent(intent: Intent) -> str:
+    """A token that is not attached, but whose reset was never finished."""
+    pairs = [("Serial #", text.shown(intent.serial)), ("State", "not attached"), *_interrupted(intent)]
+    return text.fields("Token Details", pairs)
+
+
+def _interrupted(intent: Intent) -> list[tuple[str, str]]:
+    return [
+        ("Factory Reset", f"INTERRUPTED (begun {intent.begun} by {text.shown(intent.actor)})"),
+        ("To complete it", f"token backup factoryReset -serial {text.shown(intent.serial)}"),
+    ]
+
+
+async def _fail(call: Invocation, problem: ApplianceError) -> Reply:
+    code, sentence = _explain(problem)
+    await call.terminal.write(text.failed(call.command, code, sentence))
+    return replace(FAILURE, note=f"{type(problem).__name__}: {problem}")
+
+
+def _explain(problem: ApplianceError) -> tuple[str, str]:
+    """The code and the sentence for what went wrong before anything was destroyed."""
+    match problem:
+        case UnknownSerial():
+            hint = "Use 'token backup list' to list all available tokens."
+            return text.NOT_IN_LIST, f"Specified token does not exist.\n{hint}"
+        case WrongClass():
+            return text.NOT_IN_LIST, "Specified token is not a backup token."
+        case AmbiguousSerial():
+            return text.ARGUMENTS_BAD, "More than one attached token has this serial number."
+        case AttachmentChanged() | DeviceGone():
+            return text.NOT_IN_LIST, "Specified token was removed or replaced. Nothing was reset."
+        case SerialMismatch():
+            return text.NOT_IN_LIST, "The token reports another serial number. Nothing was reset."
+        case DeviceBusy():
+            return text.DEVICE_ERROR, "The token is in use by another program. Nothing was reset."
+        case ResetUnsupported():
+            reason = text.shown(problem.reason, 200)
+            return text.NOT_SUPPORTED, f"This token cannot be reset. Nothing was reset.\nReason: {reason}"
+        case DeviceTimeout():
+            hint = "Unplug it, plug it in again and repeat the command."
+            return text.DEVICE_ERROR, f"The token does not answer. Nothing was reset.\n{hint}"
+        case StateError():
+            reason = text.shown(problem.reason, 200)
+            return text.GENERAL_ERROR, f"The reset cannot be recorded, so nothing was reset.\nReason: {reason}"
+        case DeviceError():
+            reason = text.shown(problem.reason, 200)
+            return text.DEVICE_ERROR, f"The token cannot be used. Nothing was reset.\nReason: {reason}"
+    raise problem
+
+
+_SERIAL = Option("-serial", "-s", "Specifies the token serial number.", "<serialnum>", required=True)
+_FORCE = Option("-force", "-f", "Force the action without prompting.")
+
+GROUP = Group(
+    "backup",
+    "b",
+    "Backup HSMs that are attached to this appliance",
+    (
+        Command(
+            "factoryReset",
+            "f",
+            "Reset a backup token to factory default settings",
+            _factory_reset,
+            options=(_SERIAL, _FORCE),
+            roles=frozenset({Role.ADMIN}),
+            console_only_as="token factoryReset",
+        ),
+        Command("list", "l", "List the backup tokens that are attached", _list),
+        Command("show", "s", "Show one backup token", _show, options=(_SERIAL,)),
+    ),
+)

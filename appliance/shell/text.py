@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How LunaSH words its answers: error frames, tables, fields (Luna SA 5.x and Network HSM 6.3 captures)."""
+
+from collections.abc import Iterable
+
+from appliance.accounts.store import Role
+from appliance.shell.grammar import Command, Group
+
+NOT_IN_LIST = "C000040A : RC_OBJECT_NOT_IN_LIST"
+ARGUMENTS_BAD = "70000 : CKR_ARGUMENTS_BAD"
+DEVICE_ERROR = "300000 : CKR_DEVICE_ERROR"
+NOT_SUPPORTED = "540000 : CKR_FUNCTION_NOT_SUPPORTED"
+GENERAL_ERROR = "50000 : CKR_GENERAL_ERROR"
+
+_HEADER = f"Name         (short)  Description\n{'-' * 35}\n"
+
+
+def shown(text: str, limit: int = 64) -> str:
+    """Foreign text for people: one line, printable, at most `limit` characters."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def error(sentence: str) -> str:
+    """One `Error:` line; further lines of the sentence are indented by eight."""
+    return "Error:  " + sentence.replace("\n", "\n        ") + "\n"
+
+
+def failed(command: str, code: str, sentence: str) -> str:
+    """The two-line frame of a failed command: what failed with which code, then what it means."""
+    return f"\n{error(f"'{command}' failed. ({code})")}\n{error(sentence)}\n"
+
+
+def refusal(name: str) -> str:
+    """The vendor's refusal of a command that runs only on the serial console, to the letter (6.3)."""
+    return (
+        f"Error:  '{name}' can only be run from the local\n"
+        "console. Login as 'admin' using the serial port on\n"
+        "the SafeNet Network HSM before running this command.\n"
+    )
+
+
+def usage(path: str, command: Command) -> str:
+    """The usage line and the option table of a command."""
+    optional = "".join(
+        f" {part}" if option.required else f" [{part}]"
+        for option in command.options
+        for part in [f"{option.name} {option.value}".strip()]
+    )
+    words = f" {command.words}" if command.words else ""
+    table = "".join(_row(option.name, option.short, option.description) for option in command.options)
+    return f"Usage: {path}{optional}{words}\n" + (f"\n\n{_HEADER}{table}\n" if table else "")
+
+
+def listing(path: str, group: Group, role: Role) -> str:
+    """What may follow the words of `path`."""
+    head = f"The following subcommands of '{path}' are available:" if path else "The following commands are available:"
+    rows = (
+        _row(entry.name, entry.short, ("> " if isinstance(entry, Group) else "") + entry.description)
+        for entry in group.visible(role)
+    )
+    return f"{head}\n\n{_HEADER}{''.join(rows)}"
+
+
+def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """A block of `Name:   value` lines in the look of `hsm show`."""
+    lines = "".join(f"   {name + ':':<36}{value}\n" for name, value in pairs)
+    return f"   {title}:\n   {'=' * (len(title) + 1)}\n{lines}"
+
+
+def _row(name: str, short: str, description: str) -> str:
+    return f"{name:<15} {short:<5} {description}\n"
