@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The udev rules follow from the drivers' tables of USB ids; nobody writes them by hand.
+
+``systemd/60-appliance-hsm.rules`` is this text. Its number places it behind ``50-udev-default.rules``, which looks the
+device up, and before the rules that other programs bring for the same readers.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from appliance.hsm.drivers import UsbId, families
+from appliance.hsm.usb import UsbBus
+
+GROUP = "appliance-hsm"  # what the daemon's unit has in SupplementaryGroups=
+
+HEADER = f"""\
+# SPDX-License-Identifier: Apache-2.0
+# Which USB devices may be HSMs, and who may open them. Written by `appliance-console udev-rules`; do not edit.
+#
+# The daemon opens them through the group {GROUP}. No uaccess: that would open them to whoever sits at the machine.
+# := because the rules of smart card daemons, which come later, would give them to another group.
+
+ACTION=="remove", GOTO="appliance_hsm_end"
+SUBSYSTEM!="usb", GOTO="appliance_hsm_end"
+ENV{{DEVTYPE}}!="usb_device", GOTO="appliance_hsm_end"
+"""
+
+FOOTER = f"""
+ENV{{HSM_FAMILY}}=="?*", GROUP:="{GROUP}", MODE:="0660"
+
+LABEL="appliance_hsm_end"
+"""
+
+
+class Family(Protocol):
+    """What the rules need of a driver."""
+
+    family: str
+    title: str
+    usb_ids: tuple[UsbId, ...]
+
+
+def render() -> str:
+    """The rules file for every device family this program knows."""
+    return rules(families(UsbBus()))
+
+
+def rules(known: Iterable[Family]) -> str:
+    """The rules file for the given families, in their order."""
+    return HEADER + "".join(_section(family) for family in known) + FOOTER
+
+
+def _section(family: Family) -> str:
+    lines = ["", f"# {family.title}"]
+    for usb_id in family.usb_ids:
+        lines += [
+            f"# {usb_id.name}",
+            f'ATTR{{idVendor}}=="{usb_id.vendor:04x}", ATTR{{idProduct}}=="{usb_id.product:04x}", '
+            f'ENV{{HSM_FAMILY}}="{family.family}"',
+        ]
+    return "\n".join(lines) + "\n"
