@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration is the very daemon of `run` with a pty as its serial port and a folder as its USB bus."""
+
+import asyncio
+import contextlib
+import getpass
+import os
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from appliance.config import Config, LineSettings, NetworkSettings
+from appliance.daemon import Daemon
+from appliance.errors import ApplianceError, StateError
+from appliance.hsm.usb import UsbBus
+from appliance.log import configure
+from appliance.simulator.bus import FolderBus
+from appliance.simulator.device import new_token
+from appliance.simulator.serial_line import SerialLine, Socket
+
+_SERIAL = "667788"
+_LEAVE = b"\x1d"  # Ctrl-]
+
+
+class NoTerminal(ApplianceError):
+    """The demonstration needs a terminal."""
+
+
+def demo(bus: Path | None, state: Path | None, *, port_only: bool) -> int:
+    """Run the demonstration; the exit status. Folders that are not given are made, and removed at the end."""
+    if not port_only and not os.isatty(sys.stdin.fileno()):
+        raise NoTerminal("The standard input is no terminal. Use 'appliance-console demo --port-only'.")
+    with ExitStack() as stack:
+        if bus is None:
+            bus = _temporary_folder(stack, "appliance-bus-")
+            new_token(bus / f"{_SERIAL}.token", _SERIAL, 3)
+        state = state or _temporary_folder(stack, "appliance-state-")
+        for folder in (bus, state):
+            _make(folder)
+        if not port_only:
+            stack.enter_context(_log_to(state / "demo.log"))
+        configure("info")
+        asyncio.run(_serve(bus.resolve(), state.resolve(), port_only))
+    return 0
+
+
+async def _serve(bus: Path, state: Path, port_only: bool) -> None:
+    config = Config(
+        state=state,
+        line=LineSettings(port=str(state / "ttyS0")),
+        network=NetworkSettings(socket=state / "lunash.sock", users={getpass.getuser(): "admin"}),
+    )
+    source = FolderBus(bus)
+    daemon = Daemon(config, source, UsbBus(source.backend))
+    line = SerialLine(state / "ttyS0")
+    with ExitStack() as stack:
+        stack.callback(line.close)
+        if port_only:
+            line.disconnect()
+            socket = Socket(line)
+            socket.start()
+            stack.callback(socket.close)
+            print(socket.path, flush=True)
+        else:
+            _explain(bus, state)
+            stack.enter_context(_own_terminal(line, daemon.stop))
+        await daemon.run()
+
+
+def _explain(bus: Path, state: Path) -> None:
+    token = next(iter(sorted(bus.glob("*.token"))), bus / f"{_SERIAL}.token")
+    print(
+        f"Unplug, from another terminal:   mv {token} {bus.parent}\n"
+        f"Plug in again:                   mv {bus.parent / token.name} {bus}\n"
+        f"The network side:                lunash --socket {state / 'lunash.sock'}     (Ctrl-] leaves the demo)\n",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def _own_terminal(line: SerialLine, leave: Callable[[], None]) -> Iterator[None]:
+    """The user's terminal becomes the serial terminal, until it is given back at the end."""
+    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
+    loop = asyncio.get_running_loop()
+
+    def typed() -> None:
+        data = os.read(stdin, 4096)
+        line.send(data.partition(_LEAVE)[0])
+        if not data or _LEAVE in data:
+            loop.remove_reader(stdin)
+            leave()
+
+    saved = termios.tcgetattr(stdin)
+    tty.setraw(stdin)
+    try:
+        line.connect(lambda data: os.write(stdout, data))
+        loop.add_reader(stdin, typed)
+        yield
+    finally:
+        loop.remove_reader(stdin)
+        termios.tcsetattr(stdin, termios.TCSAFLUSH, saved)
+        print()
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Keep the operational log off the user's terminal, which is the serial terminal now."""
+    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        yield
+
+
+def _temporary_folder(stack: ExitStack, prefix: str) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(folder, error.strerror or str(error)) from error
