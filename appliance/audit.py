@@ -22,6 +22,7 @@ from appliance.errors import StateError
 from appliance.files import write_atomically
 from appliance.log import get_logger
 
+LOG_NAME = "audit.jsonl"  # in the state folder
 FAILURE = "FAILURE"  # the outcome of an attempt that did not say how it ended
 LONGEST_VALUE = 1024  # characters
 RESERVED = frozenset({"seq", "time", "prev", "hash"})
@@ -154,7 +155,7 @@ class _NoChain:
         self._reason = reason
 
     def add(self, time: str, record: dict[str, Field]) -> Link:
-        raise StateError(Path("audit.jsonl"), self._reason)
+        raise StateError(Path(LOG_NAME), self._reason)
 
     def close(self) -> None:
         pass

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from appliance.errors import StateError
-from appliance.files import sync_folder
+from appliance.files import write_atomically
 
 LONGEST_RECORD = 1 << 18  # bytes of a line
 
@@ -54,23 +54,17 @@ class ChainFile:
     def open(cls, path: Path) -> tuple[Self, bytes]:
         """The log and the torn line at its end, which `cut` takes off. Raises `StateError`, `OSError`."""
         log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        head = -1
         try:
             _lock(path, log)
             size = os.fstat(log).st_size
             last, torn = _last_record(path, os.pread(log, 2 * LONGEST_RECORD, max(0, size - 2 * LONGEST_RECORD)))
             _check_head(path, last, is_new=size == 0)
-            head = os.open(_head_of(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            chain = cls(path, log, head, size - len(torn), last)
-            os.pwrite(head, _head_line(last), 0)
-            os.fsync(head)
-            sync_folder(path.parent)
+            write_atomically(_head_of(path), _head_line(last), 0o600)  # and makes the name of a new log durable
+            head = os.open(_head_of(path), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (OSError, StateError):
             os.close(log)
-            if head >= 0:
-                os.close(head)
             raise
-        return chain, torn
+        return cls(path, log, head, size - len(torn), last), torn
 
     def add(self, time: str, record: dict[str, Field]) -> Link:
         link, line = seal(self._last, time, record)

@@ -11,14 +11,14 @@ from appliance.errors import StateError
 def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """Replace the file `path` with one that holds `data` and has the permissions `mode`, durable on return.
 
-    After a crash at any point there is either the old file or the new one. Raises `StateError`, then with the old file
-    in force and nothing left beside it.
+    After a crash at any point there is either the old file or the new one. Raises `StateError`; then the old file is
+    in force and nothing is left beside it, unless it is the folder that cannot be made durable.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
         _write_new(temporary, data, mode)
         temporary.replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (fsync(2): the file's own fsync does not). Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
