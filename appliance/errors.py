@@ -6,6 +6,7 @@
     ApplianceError
     ├── ConfigError             the configuration is wrong: file, key, reason
     ├── StateError              a file of ours cannot be read, written or believed: path, reason
+    ├── PasswordRefused         a new password is not good enough: reason
     ├── LineEvent               something other than a line came from the person at the terminal
     │   ├── Hangup              the line is gone: carrier lost, end of file, output stuck
     │   ├── Break               a BREAK condition
@@ -52,6 +53,14 @@ class StateError(ApplianceError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+        self.reason = reason
+
+
+class PasswordRefused(ApplianceError):
+    """A new password is not good enough; the old one is in force. The reason never quotes the password."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
         self.reason = reason
 
 
