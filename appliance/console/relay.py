@@ -25,7 +25,7 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _ENDING_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):
     """A signal asks for the end: its number."""
 
     def __init__(self, number: int) -> None:
