@@ -5,10 +5,7 @@
 device up, and before the rules that other programs bring for the same readers.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
-
-from appliance.hsm.drivers import UsbId, families
+from appliance.hsm.drivers import Driver, families
 from appliance.hsm.usb import UsbBus
 
 GROUP = "appliance-hsm"  # what the daemon's unit has in SupplementaryGroups=
@@ -32,30 +29,17 @@ LABEL="appliance_hsm_end"
 """
 
 
-class Family(Protocol):
-    """What the rules need of a driver."""
-
-    family: str
-    title: str
-    usb_ids: tuple[UsbId, ...]
-
-
 def render() -> str:
     """The rules file for every device family this program knows."""
-    return rules(families(UsbBus()))
+    return HEADER + "".join(_section(driver) for driver in families(UsbBus())) + FOOTER
 
 
-def rules(known: Iterable[Family]) -> str:
-    """The rules file for the given families, in their order."""
-    return HEADER + "".join(_section(family) for family in known) + FOOTER
-
-
-def _section(family: Family) -> str:
-    lines = ["", f"# {family.title}"]
-    for usb_id in family.usb_ids:
+def _section(driver: Driver) -> str:
+    lines = ["", f"# {driver.title}"]
+    for usb_id in driver.usb_ids:
         lines += [
             f"# {usb_id.name}",
             f'ATTR{{idVendor}}=="{usb_id.vendor:04x}", ATTR{{idProduct}}=="{usb_id.product:04x}", '
-            f'ENV{{HSM_FAMILY}}="{family.family}"',
+            f'ENV{{HSM_FAMILY}}="{driver.family}"',
         ]
     return "\n".join(lines) + "\n"
