@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: every part is built here, started and stopped in order.
+
+The console is the last door. Whatever else cannot start (the audit, the account file, the network door, udev) is said in
+the log and above the login prompt, and the console runs without it; what must not happen without that part refuses.
+"""
+
+import asyncio
+import signal
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from appliance import __version__, systemd
+from appliance.accounts.authenticator import Authenticator
+from appliance.accounts.store import Account, AccountStore
+from appliance.audit import LOG_NAME, AuditLog, NoAudit
+from appliance.config import Config
+from appliance.console.door import Door, listen
+from appliance.console.getty import Getty
+from appliance.console.line import SerialLine
+from appliance.console.terminal import Terminal
+from appliance.errors import ApplianceError, StateError
+from appliance.hsm.drivers import families
+from appliance.hsm.hotplug import HotplugSource, UdevSource
+from appliance.hsm.journal import Journal, NoJournal
+from appliance.hsm.manager import Manager
+from appliance.hsm.model import HsmClass
+from appliance.hsm.usb import UsbBus
+from appliance.log import configure, get_logger
+from appliance.shell.invocation import Origin, Services
+from appliance.shell.session import Session
+
+_log = get_logger(__name__)
+
+_RESCAN_INTERVAL = 60.0  # seconds; a look at what is plugged, should an event have been lost without a trace
+_MARGIN = 20.0  # seconds to record an outcome and close everything
+
+
+def run(config: Config) -> int:
+    """Serve the console of this machine until SIGTERM; the exit status."""
+    configure(config.log.level)
+    asyncio.run(Daemon(config, UdevSource(), UsbBus()).run())
+    return 0
+
+
+class Daemon:
+    """All parts of one console, wired together."""
+
+    def __init__(self, config: Config, source: HotplugSource, bus: UsbBus) -> None:
+        self._config = config
+        self._source = source
+        self._problems: list[str] = []  # what does not work, one sentence each, for the banner
+        self._stop = asyncio.Event()
+        state = config.state
+        self._make_folder(state)
+        # The accounts first: that there is no audit trail yet is how they know a first start.
+        store = self._open_store(state / "accounts.json")
+        self._audit = self._open_audit(state / LOG_NAME)
+        self._manager = Manager(
+            source,
+            families(bus),
+            self._open_journal(state / "pending.json"),
+            self._audit,
+            pki_serials=config.hsm.pki_serials,
+            operation_timeout=config.hsm.operation_timeout,
+            probe_timeout=config.hsm.probe_timeout,
+        )
+        authenticator = Authenticator(store, state / "lockout.json")
+        self._services = Services(self._manager, store, authenticator, self._audit, config.banner, config.hostname)
+        self._getty = Getty(
+            SerialLine(config.line),
+            authenticator,
+            self._session,
+            self._audit,
+            banner=config.banner,
+            hostname=config.hostname,
+            login_timeout=config.line.login_timeout,
+            idle_timeout=config.line.idle_timeout,
+            notices=lambda: self._problems,
+        )
+        network = config.network
+        self._door = Door(store, self._session, self._audit, users=network.users, idle_timeout=network.idle_timeout)
+
+    async def run(self) -> None:
+        """Serve until `stop`, SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        await self._note("start", version=__version__)
+        console = asyncio.create_task(self._getty.run())
+        others = asyncio.create_task(self._start_others())
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((console, stop), return_when=asyncio.FIRST_COMPLETED)
+            if console.done():
+                console.result()  # it does not end by itself: raise what ended it, and let systemd start us anew
+        finally:
+            systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
+            await _cancel(others)
+            await self._manager.stop()  # first of all a reset that runs comes to its end
+            await _cancel(console)
+            await self._door.close()
+            await self._note("stop")
+            self._audit.close()
+
+    def stop(self) -> None:
+        """Begin an orderly end."""
+        self._stop.set()
+
+    async def _start_others(self) -> None:
+        """Start what the login prompt does not wait for; then feed the watchdog."""
+        await self._getty.opened.wait()
+        await self._manager.start()
+        if deaf := self._source.deaf():
+            self._complain(f"USB plug events cannot be heard: {deaf}")
+        await self._open_door()
+        systemd.notify(READY=1, STATUS=self._status())
+        _log.info("ready", port=self._config.line.port, tokens=len(self._manager.devices(HsmClass.BACKUP)))
+        await self._feed_watchdog()
+
+    async def _feed_watchdog(self) -> None:
+        """Say that this loop works, for as long as it does; look at USB anew now and then on the same occasion."""
+        timeout = systemd.watchdog_timeout()
+        if timeout is None:
+            return
+        pause = timeout / 2
+        for beat in count(1):
+            await asyncio.sleep(pause)
+            systemd.notify(WATCHDOG=1, STATUS=self._status())
+            if beat % max(1, round(_RESCAN_INTERVAL / pause)) == 0:
+                self._source.rescan()
+
+    async def _open_door(self) -> None:
+        network = self._config.network
+        inherited = systemd.listen_fds()
+        if not network.enabled:
+            return
+        try:
+            await self._door.start(inherited[0][1] if inherited else listen(network.socket, network.group))
+        except ApplianceError as error:
+            self._complain(f"The network door is closed: {error}")
+
+    def _session(self, terminal: Terminal, account: Account, origin: Origin, where: str) -> Session:
+        return Session(terminal, account, origin, where, self._services)
+
+    def _status(self) -> str:
+        attached = len(self._manager.devices(HsmClass.BACKUP))
+        unfinished = len(self._manager.interrupted())
+        return f"Console on {self._config.line.port}. Backup tokens: {attached}. Interrupted resets: {unfinished}."
+
+    def _patience_usec(self) -> int:
+        """How long the end may take: a reset that runs is not cut short."""
+        return int((self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if self._manager.busy else 0
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            self._complain(f"The state folder {folder} cannot be made: {error.strerror}.")
+
+    def _open_store(self, path: Path) -> AccountStore:
+        try:
+            return AccountStore.open(path)
+        except StateError as error:
+            self._complain(f"Nobody can log in. The accounts are not available: {error}.")
+            return AccountStore(path, {})
+
+    def _open_audit(self, path: Path) -> AuditLog:
+        try:
+            return AuditLog.open(path)
+        except StateError as error:
+            self._complain(f"No token can be reset. The audit trail is not available: {error}.")
+            return NoAudit(str(error))
+
+    def _open_journal(self, path: Path) -> Journal:
+        try:
+            return Journal.open(path)
+        except StateError as error:
+            self._complain(f"No token can be reset. The record of unfinished resets is not available: {error}.")
+            return NoJournal(str(error))
+
+    def _complain(self, sentence: str) -> None:
+        self._problems.append(sentence)
+        _log.error("part not available", reason=sentence)
+
+    async def _note(self, event: str, **fields: str) -> None:
+        try:
+            await self._audit.record(event, actor="system", origin="system", **fields)
+        except StateError as error:
+            _log.error("audit record lost", audited=event, reason=error.reason)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

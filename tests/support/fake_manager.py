@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A manager without devices of its own: what is attached is said, what a reset comes to is scripted."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from appliance.errors import UnknownSerial
+from appliance.hsm.drivers import Progress
+from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe
+from appliance.hsm.reset import Report
+
+
+def attachment(address: int = 5) -> Attachment:
+    """One plug-in of a token."""
+    return Attachment("/sys/devices/1-1", 1, address, 1000 + address, 0x234B, 0x0000, "SIM-0.1-00667788", "maker", "token")
+
+
+def token(serial: str = "667788", **changes: object) -> Device:
+    """A backup HSM with keys on it."""
+    probe = Probe(serial, HsmState.INITIALIZED, "OpenPGP card", "3.4", "Alice", details=(("Keys", "3"),))
+    values: dict[str, object] = {"hsm_class": HsmClass.BACKUP, "probe": probe, **changes}
+    return Device(attachment(), "openpgp", serial=serial, **values)  # type: ignore[arg-type]  # a builder for tables
+
+
+@dataclass
+class FakeManager:
+    """The part of `Manager` that the shell uses."""
+
+    attached: list[Device] = field(default_factory=list)
+    unfinished: list[Intent] = field(default_factory=list)
+    problem: Exception | None = None  # what `find` raises
+    failure: Exception | None = None  # what `factory_reset` raises
+    report: Report = Report(Outcome.DONE, "", "667788")
+    steps: tuple[str, ...] = ()
+    during: Callable[[], Awaitable[None]] | None = None
+    resets: list[tuple[str, str, str]] = field(default_factory=list)
+    looked: int = 0
+
+    async def settled(self) -> None:
+        self.looked += 1
+
+    def devices(self, hsm_class: HsmClass) -> tuple[Device, ...]:
+        self.looked += 1
+        return tuple(device for device in self.attached if device.hsm_class is hsm_class)
+
+    def interrupted(self) -> tuple[Intent, ...]:
+        return tuple(self.unfinished)
+
+    def find(self, serial: str, hsm_class: HsmClass) -> Device:
+        self.looked += 1
+        if self.problem:
+            raise self.problem
+        for device in self.attached:
+            if device.serial == serial and device.hsm_class is hsm_class:
+                return device
+        raise UnknownSerial(serial)
+
+    async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
+        self.resets.append((device.serial, actor, origin))
+        for step in self.steps:
+            progress(step)
+        if self.during:
+            await self.during()
+        if self.failure:
+            raise self.failure
+        return self.report

@@ -1,0 +1,594 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What LunaSH answers, to the letter."""
+
+import asyncio
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from appliance.accounts.authenticator import Authenticator
+from appliance.accounts.store import Account, AccountStore, Role
+from appliance.audit import AuditLog
+from appliance.errors import (
+    AmbiguousSerial,
+    AttachmentChanged,
+    Break,
+    DeviceBusy,
+    DeviceError,
+    DeviceGone,
+    DeviceTimeout,
+    EndOfFile,
+    Hangup,
+    Interrupt,
+    PasswordRefused,
+    ResetUnsupported,
+    SerialMismatch,
+    StateError,
+    Timeout,
+    UnknownSerial,
+    WrongClass,
+)
+from appliance.hsm.manager import Manager
+from appliance.hsm.model import Device, HsmClass, Intent, Outcome
+from appliance.hsm.reset import Report
+from appliance.shell.commands import token_backup
+from appliance.shell.invocation import Origin, Services
+from appliance.shell.session import Session
+from tests.support.fake_manager import FakeManager, token
+from tests.support.fake_terminal import Answer, FakeTerminal
+
+RESET = "token backup factoryReset -serial 667788"
+SUCCESS = "\nCommand Result : 0 (Success)\n"
+FAILURE = "\nCommand Result : 65535 (Luna Shell execution)\n"
+CAUTION = """
+CAUTION:  Are you sure you wish to reset this backup token to
+          factory default settings? All data will be erased.
+
+          Type 'proceed' to return the token to factory default, or
+          'quit' to quit now.
+          > """
+REFUSAL = """
+Error:  'token factoryReset' can only be run from the local
+console. Login as 'admin' using the serial port on
+the SafeNet Network HSM before running this command.
+
+Command Result : 0 (Success)
+"""
+
+
+class FakeStore:
+    """An account store that keeps nothing."""
+
+    def __init__(self, *refusals: Exception) -> None:
+        self.refusals = list(refusals)
+        self.passwords: list[str] = []
+
+    async def set_password(self, name: str, new: str) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.passwords.append(new)
+
+
+class FakeAuthenticator:
+    """Knows one password."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+
+    async def login(self, line: str, name: str, password: str) -> Account | None:
+        return self.account if password == "PASSWORD" else None
+
+
+class FakeAudit:
+    """Keeps records in memory, or cannot."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, str | int]] = []
+        self.full = False
+
+    async def record(self, event: str, *, actor: str, origin: str, **fields: str | int) -> int:
+        if self.full:
+            raise StateError(Path("audit.jsonl"), "No space left on device")
+        self.records.append({"event": event, "actor": actor, "origin": origin, **fields})
+        return len(self.records)
+
+
+@dataclass
+class Shell:
+    """A session and everything around it."""
+
+    manager: FakeManager = field(default_factory=lambda: FakeManager([token()]))
+    origin: Origin = Origin.LOCAL_CONSOLE
+    account: Account = field(default_factory=lambda: an_account())
+    store: FakeStore = field(default_factory=FakeStore)
+    audit: FakeAudit = field(default_factory=FakeAudit)
+
+    def session(self, terminal: FakeTerminal) -> Session:
+        services = Services(
+            cast(Manager, self.manager),
+            cast(AccountStore, self.store),
+            cast(Authenticator, FakeAuthenticator(self.account)),
+            cast(AuditLog, self.audit),
+            "Network HSM 0.1",
+            "local_host",
+        )
+        where = "Console" if self.origin is Origin.LOCAL_CONSOLE else "192.0.2.7/40847"
+        return Session(terminal, self.account, self.origin, where, services)
+
+    async def command(self, line: str, *answers: Answer) -> str:
+        """Run one command; what was shown."""
+        terminal = FakeTerminal(*answers)
+        self.done = await self.session(terminal).run_command(line)
+        return terminal.screen
+
+
+def an_account(**changes: object) -> Account:
+    account = Account("admin", Role.ADMIN, verifier=None, must_change=False)  # type: ignore[arg-type]  # never checked here
+    return replace(account, **changes)  # type: ignore[arg-type]
+
+
+async def test_proceed_resets_the_token_and_says_so_as_the_vendor_does() -> None:
+    """Without -force the CAUTION block is shown, and after `proceed` the success line and result 0."""
+    shell = Shell()
+
+    screen = await shell.command(RESET, "proceed")
+
+    assert screen == f"{CAUTION}proceed\n\n'token backup factoryReset' successful.\n{SUCCESS}"
+    assert shell.manager.resets == [("667788", "admin", "Console")]
+    assert shell.done
+
+
+@pytest.mark.parametrize("line", [f"{RESET} -force", "t b f -f -s 667788", "TOKEN BACKUP FACTORYRESET -FORCE -SERIAL 667788"])
+async def test_force_skips_the_question(line: str) -> None:
+    """With -force there is only an empty line and the success line."""
+    shell = Shell()
+
+    assert await shell.command(line) == f"\n'token backup factoryReset' successful.\n{SUCCESS}"
+    assert len(shell.manager.resets) == 1
+
+
+@pytest.mark.parametrize("answer", [" proceed ", "proceed  "])
+async def test_blanks_around_proceed_do_not_matter(answer: str) -> None:
+    """Blanks around the word are ignored."""
+    shell = Shell()
+    await shell.command(RESET, answer)
+
+    assert shell.done
+
+
+@pytest.mark.parametrize(
+    "answer", ["quit", "", "PROCEED", "Proceed", "proceed now", "y", "yes", "proceed\x00", Interrupt(), EndOfFile(), Break()]
+)
+async def test_anything_but_proceed_aborts(answer: Answer) -> None:
+    """Any other answer touches nothing, says `aborted` and ends with 65535."""
+    shell = Shell()
+
+    screen = await shell.command(RESET, answer)
+
+    assert screen.endswith(f"\n'token backup factoryReset' aborted.\n{FAILURE}")
+    assert shell.manager.resets == []
+    assert not shell.done
+
+
+async def test_no_answer_in_time_aborts_and_ends_the_session() -> None:
+    """The time limit aborts like `quit`, and the session is over."""
+    shell, terminal = Shell(), FakeTerminal(RESET, Timeout())
+    with pytest.raises(Timeout):
+        await shell.session(terminal).run()
+
+    assert terminal.screen.endswith(f"\n'token backup factoryReset' aborted.\n{FAILURE}")
+    assert shell.manager.resets == []
+
+
+async def test_a_hangup_at_the_question_touches_nothing() -> None:
+    """When the line is gone at the question, nothing is reset and nothing more is written."""
+    shell, terminal = Shell(), FakeTerminal(RESET, Hangup())
+    with pytest.raises(Hangup):
+        await shell.session(terminal).run()
+
+    assert shell.manager.resets == []
+
+
+def frame(code: str, sentence: str) -> str:
+    return f"\n\nError:  'token backup factoryReset' failed. ({code})\n\nError:  {sentence}\n\n{FAILURE}"
+
+
+UNKNOWN = (
+    "C000040A : RC_OBJECT_NOT_IN_LIST",
+    "Specified token does not exist.\n        Use 'token backup list' to list all available tokens.",
+)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "sentence"),
+    [
+        (UnknownSerial("1"), *UNKNOWN),
+        (WrongClass("1"), UNKNOWN[0], "Specified token is not a backup token."),
+        (
+            AmbiguousSerial("1"),
+            "70000 : CKR_ARGUMENTS_BAD",
+            "More than one attached token has this serial number.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("force", ["", " -force"])
+async def test_a_serial_that_leads_to_no_single_backup_token_is_refused_unasked(
+    problem: Exception, code: str, sentence: str, force: str
+) -> None:
+    """No question is asked about a token that cannot be reset, -force or not."""
+    shell = Shell(FakeManager(problem=problem))
+
+    assert await shell.command(RESET + force) == frame(code, sentence)
+    assert shell.manager.resets == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "sentence"),
+    [
+        (AttachmentChanged("1"), UNKNOWN[0], "Specified token was removed or replaced. Nothing was reset."),
+        (DeviceGone("x"), UNKNOWN[0], "Specified token was removed or replaced. Nothing was reset."),
+        (SerialMismatch("1", "2"), UNKNOWN[0], "The token reports another serial number. Nothing was reset."),
+        (
+            DeviceBusy("x"),
+            "300000 : CKR_DEVICE_ERROR",
+            "The token is in use by another program. Nothing was reset.",
+        ),
+        (
+            DeviceTimeout("x"),
+            "300000 : CKR_DEVICE_ERROR",
+            "The token does not answer. Nothing was reset.\n"
+            "        Unplug it, plug it in again and repeat the command.",
+        ),
+        (
+            ResetUnsupported("no life cycle"),
+            "540000 : CKR_FUNCTION_NOT_SUPPORTED",
+            "This token cannot be reset. Nothing was reset.\n        Reason: no life cycle",
+        ),
+        (
+            StateError(Path("/x"), "No space left on device"),
+            "50000 : CKR_GENERAL_ERROR",
+            "The reset cannot be recorded, so nothing was reset.\n        Reason: No space left on device",
+        ),
+        (
+            DeviceError("odd\x1b[2J"),
+            "300000 : CKR_DEVICE_ERROR",
+            "The token cannot be used. Nothing was reset.\n        Reason: odd\\x1b[2J",
+        ),
+    ],
+)
+async def test_each_failure_before_the_reset_has_its_own_sentence(failure: Exception, code: str, sentence: str) -> None:
+    """Whatever goes wrong before the first destructive byte says that nothing was reset."""
+    shell = Shell(FakeManager([token()], failure=failure))
+
+    assert await shell.command(f"{RESET} -f") == frame(code, sentence)
+    assert not shell.done
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (
+            Outcome.UNKNOWN,
+            "Contact with the token was lost. Its state is unknown.\n"
+            "        Run this command again, with the token attached, to complete the reset.",
+        ),
+        (Outcome.NOT_DONE, "The token refused the reset."),
+    ],
+)
+async def test_only_a_reset_that_was_proved_is_called_successful(outcome: Outcome, sentence: str) -> None:
+    """Unknown and not done are said as such, with result 65535."""
+    shell = Shell(FakeManager([token()], report=Report(outcome, "why", "667788")))
+
+    assert await shell.command(f"{RESET} -f") == frame("300000 : CKR_DEVICE_ERROR", sentence)
+    assert shell.audit.records[-1]["note"] == f"{outcome}: why"
+
+
+@pytest.mark.parametrize(
+    ("device", "code"),
+    [
+        (token(probe=None, problem="it did not answer"), "300000 : CKR_DEVICE_ERROR"),
+        (token(probe=None), "300000 : CKR_DEVICE_ERROR"),
+        (token(probe=replace(token().probe or pytest.fail(), obstacle="no")), "540000 : CKR_FUNCTION_NOT_SUPPORTED"),
+    ],
+)
+async def test_a_token_known_to_be_unfit_is_refused_unasked(device: Device, code: str) -> None:
+    """An unreachable token, or one that cannot be reset, is refused before the question."""
+    shell = Shell(FakeManager([device]))
+
+    screen = await shell.command(RESET)
+
+    assert f"failed. ({code})" in screen
+    assert "CAUTION" not in screen
+    assert shell.manager.resets == []
+
+
+async def test_a_long_reset_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while the console says that the reset is at work, and which step it is at."""
+    monkeypatch.setattr(token_backup, "_PROGRESS_AFTER", 0.0)
+
+    async def until_shown() -> None:
+        async with asyncio.timeout(10):
+            while "terminate .." not in terminal.screen:
+                await asyncio.sleep(0)
+
+    shell = Shell(FakeManager([token()], steps=("block", "terminate"), during=until_shown))
+    terminal = FakeTerminal()
+    await shell.session(terminal).run_command(f"{RESET} -f")
+
+    assert terminal.screen.startswith("\nThe token is being reset. Do not remove it.\n  terminate ..")
+    assert terminal.screen.endswith(f"\n\n'token backup factoryReset' successful.\n{SUCCESS}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", " -serial 667788", " -serial 667788 -force", " -f", " -x", ' "', " -serial", " -serial 1 -serial 2", " rubbish \\x00"],
+)
+async def test_the_network_is_refused_whatever_the_arguments(arguments: str) -> None:
+    """The vendor's refusal, to the letter, before any argument or device is looked at; the audit tells it apart."""
+    shell = Shell(origin=Origin.NETWORK)
+
+    assert await shell.command(f"token backup factoryReset{arguments}") == REFUSAL
+    assert shell.manager.looked == 0
+    assert not shell.done
+    assert shell.audit.records[-1] == {
+        "event": "result",
+        "actor": "admin",
+        "origin": "192.0.2.7/40847",
+        "command": "token backup factoryReset",
+        "code": 0,
+        "outcome": "refused",
+        "note": "refused: not the local console",
+    }
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.MONITOR, Role.AUDIT])
+async def test_other_roles_have_no_such_command(role: Role) -> None:
+    """A role that may not reset gets the same answer as for a command that does not exist."""
+    shell = Shell(account=an_account(role=role))
+
+    screen = await shell.command(RESET)
+
+    assert screen == (
+        f"\nError:  '{RESET}' is not a valid command.\n        Use 'help' to list all available commands.\n{FAILURE}"
+    )
+    assert shell.manager.looked == 0
+
+
+USAGE = """Usage: token backup factoryReset -serial <serialnum> [-force]
+
+
+Name         (short)  Description
+-----------------------------------
+-serial         -s    Specifies the token serial number.
+-force          -f    Force the action without prompting.
+
+"""
+
+
+async def test_a_wrong_argument_gets_an_error_and_the_usage() -> None:
+    """What is wrong, then the usage in the vendor's layout, result 65535, and nothing happens."""
+    shell = Shell()
+
+    screen = await shell.command("token backup factoryReset")
+
+    assert screen == f"\nError:  The option '-serial <serialnum>' is missing.\n\n{USAGE}{FAILURE}"
+    assert shell.manager.looked == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("frobnicate", "'frobnicate' is not a valid command.\n        Use 'help' to list all available commands."),
+        ("token bogus", "'token bogus' is not a valid command.\n        Use 'help' to list all available commands."),
+        ("x\x1b[2J", "'x\\x1b[2J' is not a valid command.\n        Use 'help' to list all available commands."),
+        ("token backup", "'token backup' is not a complete command."),
+    ],
+)
+async def test_what_is_no_command_is_an_error(line: str, sentence: str) -> None:
+    """The words are shown back, escaped."""
+    shell = Shell()
+
+    screen = await shell.command(line)
+
+    assert screen.startswith(f"\nError:  {sentence}\n")
+    assert screen.endswith(FAILURE)
+    assert not shell.done
+
+
+async def test_unknown_words_stay_out_of_the_audit() -> None:
+    """People type passwords at the wrong prompt; what is no command is not written down."""
+    shell = Shell()
+    await shell.command("my-secret-word")
+
+    assert "my-secret-word" not in str(shell.audit.records)
+
+
+LISTED = """
+   Token Details:
+   ==============
+   Token Label:                        Alice
+   Serial #:                           667788
+   Firmware:                           3.4
+   HSM Model:                          OpenPGP card
+   Class:                              backup
+   State:                              initialized
+"""
+
+
+async def test_the_list_shows_each_backup_token() -> None:
+    """One block for each device in the look of `hsm show`; PKI tokens are not among them."""
+    shell = Shell(FakeManager([token(), token("1", hsm_class=HsmClass.PKI)]))
+
+    assert await shell.command("token backup list") == f"\n{LISTED}{SUCCESS}"
+
+
+async def test_an_empty_list_says_so() -> None:
+    """No token is no error."""
+    shell = Shell(FakeManager())
+
+    assert await shell.command("token backup list") == f"\n\nNo backup tokens are attached.\n{SUCCESS}"
+
+
+INTENT = Intent("667788", "openpgp", "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
+
+
+async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
+    """The list tells of an unfinished reset and how to complete it."""
+    attached = await Shell(FakeManager([token(interrupted=INTENT)], [INTENT])).command("token backup list")
+    absent = await Shell(FakeManager([], [INTENT])).command("token backup list")
+
+    for screen in (attached, absent):
+        assert screen.count("INTERRUPTED (begun 2026-01-30T11:24:00Z by admin)") == 1
+        assert "token backup factoryReset -serial 667788" in screen
+    assert "State:                              not attached" in absent
+
+
+async def test_show_tells_everything_of_one_token() -> None:
+    """The block of the list, what the driver knows, and where it is plugged in; foreign text is escaped."""
+    device = token()
+    hostile = replace(device, attachment=replace(device.attachment, product="\x1b[2Jtoken\nError:  x"))
+
+    screen = await Shell(FakeManager([hostile])).command("token backup show -s 667788")
+
+    assert screen.startswith(f"\n{LISTED}")
+    assert "   USB Product:                        \\x1b[2Jtoken\\nError:  x\n" in screen
+    assert "   Keys:                               3\n" in screen
+    assert screen.endswith(SUCCESS)
+
+
+@pytest.mark.parametrize(("words", "expected"), [("", ["exit", "help", "my", "token"]), ("token backup", ["factoryReset", "list", "show"])])
+async def test_help_lists_what_can_be_typed(words: str, expected: list[str]) -> None:
+    """Each entry with its short name, groups marked."""
+    screen = await Shell().command(f"help {words}")
+
+    rows = screen.split("-" * 35 + "\n")[1].split("\n\n")[0].splitlines()
+    assert [row.split()[0] for row in rows] == expected
+    assert screen.endswith(SUCCESS)
+
+
+@pytest.mark.parametrize("line", ["help token backup factoryReset", "? t b f"])
+async def test_help_for_a_command_is_its_usage(line: str) -> None:
+    """The usage, without an error."""
+    assert await Shell().command(line) == f"\nReset a backup token to factory default settings.\n\n{USAGE}{SUCCESS}"
+
+
+async def test_help_for_an_unknown_word_is_an_error() -> None:
+    """Help does not invent commands."""
+    screen = await Shell().command("help bogus")
+
+    assert "Error:  'bogus' is not a valid command." in screen
+    assert screen.endswith(FAILURE)
+
+
+async def test_a_session_greets_prompts_and_ends_with_exit() -> None:
+    """The framing that clients match: greeting, result line, prompt with host name and no blank, empty lines silent."""
+    shell = Shell(FakeManager(), account=an_account(last_login="Mon Jan 30 11:24:00 on ttyS0"))
+    terminal = FakeTerminal("", "   ", Interrupt(), Break(), "token backup list", "exit")
+
+    await shell.session(terminal).run()
+
+    assert terminal.screen == (
+        "Last login: Mon Jan 30 11:24:00 on ttyS0\n\n"
+        "Network HSM 0.1 Command Line Shell\n\n"
+        "Command Result: 0 (Success)\n"
+        "[local_host] lunash:>\n[local_host] lunash:>   \n[local_host] lunash:>[local_host] lunash:>"
+        f"[local_host] lunash:>token backup list\n\n\nNo backup tokens are attached.\n{SUCCESS}"
+        "[local_host] lunash:>exit\n\n"
+    )
+    assert re.search(r"Command Result : 0 \(Success\)\s+\[.*?\] lunash:>", terminal.screen)
+
+
+async def test_end_of_file_logs_out() -> None:
+    """Ctrl-D on an empty line ends the session."""
+    await Shell().session(FakeTerminal(EndOfFile())).run()
+
+
+async def test_a_login_is_told_of_interrupted_resets() -> None:
+    """After a crash the operator reads at once what is unfinished."""
+    terminal = FakeTerminal(EndOfFile())
+
+    await Shell(FakeManager(unfinished=[INTENT])).session(terminal).run()
+
+    assert "WARNING:  The factory reset of token 667788 was interrupted.\n" in terminal.screen
+    assert terminal.screen.index("WARNING") < terminal.screen.index("Command Result: 0")
+
+
+FIRST = ("PASSWORD", "new Secret 1", "new Secret 1")
+
+
+async def test_the_initial_password_is_changed_before_anything_else() -> None:
+    """The vendor's dialogue, then the greeting; no secret is shown."""
+    shell = Shell(account=an_account(must_change=True))
+    terminal = FakeTerminal(*FIRST, EndOfFile())
+
+    await shell.session(terminal).run()
+
+    assert terminal.screen.startswith(
+        "You are required to change your password immediately (root enforced)\n"
+        "Changing password for admin\n(current) UNIX password: \n\nYou can now choose the new password.\n\n"
+    )
+    assert shell.store.passwords == ["new Secret 1"]
+    assert terminal.secrets_asked == 3
+    assert terminal.screen.endswith("[local_host] lunash:>")
+
+
+@pytest.mark.parametrize(
+    ("answers", "refusals", "said"),
+    [
+        (("wrong",), (), "Error:  The current password is wrong. The password was not changed."),
+        (("PASSWORD", "a", "b", "a", "b", "a", "b"), (), "Sorry, passwords do not match."),
+        (("PASSWORD", *["a"] * 6), tuple(PasswordRefused("Too short.") for _ in range(3)), "Too short."),
+        (
+            ("PASSWORD", "a", "a"),
+            (StateError(Path("/x"), "No space left on device"),),
+            "Error:  The new password could not be saved, the old one is kept: No space left on device",
+        ),
+        ((Interrupt(),), (), "(current) UNIX password: "),
+        (("PASSWORD", EndOfFile()), (), "Enter new password: "),
+    ],
+)
+async def test_without_the_change_the_session_is_over(
+    answers: tuple[Answer, ...], refusals: tuple[Exception, ...], said: str
+) -> None:
+    """A change that fails leads back to the login, never to a prompt."""
+    shell = Shell(account=an_account(must_change=True), store=FakeStore(*refusals))
+    terminal = FakeTerminal(*answers)
+
+    await shell.session(terminal).run()
+
+    assert said in terminal.screen
+    assert "lunash:>" not in terminal.screen
+    assert shell.store.passwords == []
+
+
+async def test_my_password_set_changes_the_password() -> None:
+    """The same dialogue as a command."""
+    shell = Shell()
+
+    screen = await shell.command("my password set", *FIRST)
+
+    assert screen.endswith(f"passwd: all authentication tokens updated successfully.\n\n{SUCCESS}")
+    assert shell.store.passwords == ["new Secret 1"]
+    assert "Secret" not in str(shell.audit.records)
+
+
+async def test_every_command_leaves_its_line_and_its_end_in_the_audit() -> None:
+    """First what was typed, then how it ended."""
+    shell = Shell()
+    await shell.command(f"{RESET} -force")
+
+    assert [(r["event"], r["command"], r.get("outcome")) for r in shell.audit.records] == [
+        ("command", f"{RESET} -force", None),
+        ("result", "token backup factoryReset", "done"),
+    ]
+
+
+async def test_an_audit_that_cannot_be_written_does_not_stop_harmless_commands() -> None:
+    """The console stays usable on a full disk; the reset itself sees to its own record."""
+    shell = Shell()
+    shell.audit.full = True
+
+    assert (await shell.command("token backup list")).endswith(SUCCESS)
