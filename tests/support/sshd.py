@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real OpenSSH server on loopback whose users have `lunash` as their shell, and the real client."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import appliance
+
+# No PAM and no passwords: a key is all there is. Whatever a client wants to set is accepted, so that the tests show
+# what lunash makes of it and not what sshd keeps away.
+_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+PidFile none
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AuthorizedKeysFile {folder}/authorized_keys
+StrictModes no
+AllowUsers {users}
+AcceptEnv *
+PrintMotd no
+PrintLastLog no
+"""
+_SHELL = """\
+#!{python} -IS
+import sys
+sys.path.insert(0, {folder!r})
+sys.argv[0] = "lunash"
+sys.argv[1:1] = ["--socket", {socket!r}]
+from appliance.cli import lunash
+sys.exit(lunash())
+"""
+
+
+def why_not() -> str:
+    """Why no server can be started here; "" when it can."""
+    if os.geteuid() != 0:
+        return "an OpenSSH server with users of its own needs root"
+    missing = [name for name in ("sshd", "ssh", "ssh-keygen", "useradd", "userdel") if not _find(name)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    return "" if _python() else "no Python that every user of this machine can run"
+
+
+@dataclass(frozen=True, slots=True)
+class SshServer:
+    """A running server; its folder holds keys, the shell and, once a door is made there, the socket."""
+
+    folder: Path
+    port: int
+    users: tuple[str, ...]
+
+    @classmethod
+    @contextmanager
+    def start(cls, *users: str) -> Iterator[Self]:
+        """Run a server for the Unix users `users`, which are made now and removed at the end."""
+        folder = Path(tempfile.mkdtemp(prefix="lunash-sshd-"))
+        try:
+            folder.chmod(0o755)
+            server = cls(folder, _free_port(), users)
+            server._make_files()
+            with _unix_users(users, folder / "shell"), server._running():
+                yield server
+        finally:
+            shutil.rmtree(folder)
+
+    @property
+    def socket(self) -> Path:
+        """Where the shell looks for the door."""
+        return self.folder / "door" / "lunash.sock"
+
+    def ssh(self, user: str, *arguments: str) -> list[str]:
+        """The command line of the client; `arguments` are options and the remote command."""
+        options = {
+            "BatchMode": "yes",
+            "IdentitiesOnly": "yes",
+            "IdentityFile": f"{self.folder}/user_key",
+            "LogLevel": "ERROR",
+            "UserKnownHostsFile": f"{self.folder}/known_hosts",
+        }
+        flags = [f"-o{name}={value}" for name, value in options.items()]
+        return [_find("ssh"), "-F", "none", "-p", str(self.port), *flags, f"{user}@127.0.0.1", *arguments]
+
+    def _make_files(self) -> None:
+        for name in ("host_key", "user_key"):
+            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(self.folder / name))
+        (self.folder / "user_key.pub").rename(self.folder / "authorized_keys")
+        host = (self.folder / "host_key.pub").read_text()
+        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}")
+        # A copy of the package and the bare interpreter: users cannot read everybody's checkout.
+        package = Path(appliance.__path__[0])
+        shutil.copytree(package, self.folder / "appliance", ignore=shutil.ignore_patterns("__pycache__"))
+        shell = _SHELL.format(python=_python(), folder=str(self.folder), socket=str(self.socket))
+        _write(self.folder / "shell", shell, 0o755)
+        users = " ".join(self.users)
+        _write(self.folder / "config", _CONFIG.format(port=self.port, folder=self.folder, users=users), 0o600)
+        self.socket.parent.mkdir(mode=0o755)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd(8): where it confines its unprivileged part
+        command = [_find("sshd"), "-D", "-e", "-f", str(self.folder / "config")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  a fixed command
+            assert process.stderr is not None
+            try:
+                said = []
+                for line in process.stderr:
+                    said.append(line)
+                    if "Server listening" in line:
+                        break
+                else:
+                    raise RuntimeError(f"sshd has ended: {''.join(said)}")
+                yield
+            finally:
+                process.terminate()
+
+
+@contextmanager
+def _unix_users(names: Sequence[str], shell: Path) -> Iterator[None]:
+    made = []
+    try:
+        for name in names:
+            # A password of "*" is none, but no lock either: sshd without PAM refuses locked users.
+            _run("useradd", "--no-create-home", "--home-dir", "/", "--shell", str(shell), "--password", "*", name)
+            made.append(name)
+        yield
+    finally:
+        for name in made:
+            _run("userdel", name)
+
+
+def _run(name: str, *arguments: str) -> None:
+    subprocess.run([_find(name), *arguments], check=True, capture_output=True)  # noqa: S603  fixed commands
+
+
+def _find(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+
+
+def _python() -> str:
+    """An interpreter that every user can run: this one, or the distribution's; "" when there is none."""
+    for candidate in (Path(sys.executable).resolve(), Path("/usr/bin/python3")):
+        try:
+            command = [str(candidate), "-ISc", "import sys; sys.exit(sys.version_info < (3, 11))"]
+            if subprocess.run(command, user="nobody", check=False).returncode == 0:  # noqa: S603  a fixed command
+                return command[0]
+        except OSError:
+            continue
+    return ""
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
