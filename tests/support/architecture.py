@@ -140,17 +140,20 @@ def _could_make_one(node: ast.AST, parent: ast.AST) -> bool:
             return False
 
 
+def too_long(module: Module) -> list[str]:
+    """A module has one reason to exist; more lines than `LONGEST` suggest a second one."""
+    lines = module.source.count("\n")
+    return [f"{module.name}: {lines} lines are more than {LONGEST}"] if lines > LONGEST else []
+
+
 def untidy(module: Module) -> list[str]:
-    """What every file must have: the licence line, a docstring that is a sentence, and a bounded length.
+    """What every file must have: the licence line, and a docstring that begins with a sentence.
 
     A package's ``__init__.py`` that holds nothing but the licence line needs no docstring.
     """
     found = []
-    lines = module.source.count("\n")
     if not module.source.startswith(SPDX):
         found.append(f"{module.name}: does not begin with the licence line")
-    if lines > LONGEST:
-        found.append(f"{module.name}: {lines} lines are more than {LONGEST}")
     first, _, _ = (ast.get_docstring(module.tree) or "").partition("\n\n")
     if not first.endswith((".", ":")) and not (module.is_package and module.source == SPDX):
         found.append(f"{module.name}: does not begin with a sentence that says what holds")
