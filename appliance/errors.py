@@ -7,6 +7,7 @@
     ├── ConfigError             the configuration is wrong: file, key, reason
     ├── StateError              a file of ours cannot be read, written or believed: path, reason
     ├── PasswordRefused         a new password is not good enough: reason
+    ├── LineUnavailable         the serial port cannot be opened: path, reason
     ├── LineEvent               something other than a line came from the person at the terminal
     │   ├── Hangup              the line is gone: carrier lost, end of file, output stuck
     │   ├── Break               a BREAK condition
@@ -61,6 +62,15 @@ class PasswordRefused(ApplianceError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+        self.reason = reason
+
+
+class LineUnavailable(ApplianceError):
+    """The serial port cannot be opened, or cannot be used as it was asked for."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
         self.reason = reason
 
 
