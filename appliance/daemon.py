@@ -73,6 +73,7 @@ class Daemon:
             authenticator,
             self._session,
             self._audit,
+            store=store,
             banner=config.banner,
             hostname=config.hostname,
             login_timeout=config.line.login_timeout,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The serial port is ours alone while it is open, and nobody at its other end can make the daemon wait.
 
-This is the only module that imports pyserial, and the only one that sets terminal attributes. The kernel's side of it is
-in termios(3) and ioctl_tty(2).
+This is the only module that imports pyserial, and the only one that sets terminal attributes. The kernel's side of it
+is in termios(3) and ioctl_tty(2).
 """
 
 import asyncio
@@ -170,7 +170,7 @@ class SerialLine:
         """Return when what was written has left the port, or after a bounded time."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(DRAIN_LIMIT):
-                while not self._lost.is_set() and _unsent(self._fd):
+                while not self._lost.is_set() and _unsent(self._fd):  # noqa: ASYNC110  the kernel tells nobody
                     await asyncio.sleep(DRAIN_INTERVAL)
 
     async def hung_up(self) -> None:
@@ -187,7 +187,7 @@ class SerialLine:
         self._resume()
 
     def _take(self) -> None:
-        """Open the port for us alone and set it up. Raises `LineUnavailable`, `OSError`, `ValueError`, `termios.error`."""
+        """Open the port for us alone and set it up. Raises what the system and pyserial raise, or `LineUnavailable`."""
         settings = self._settings
         if not stat.S_ISCHR(Path(settings.port).stat().st_mode):
             raise LineUnavailable(Path(settings.port), "this is no terminal line")
@@ -225,7 +225,7 @@ class SerialLine:
 
     async def _carrier(self) -> None:
         """Return when DCD is there. Raises `OSError` when the port has none, or is gone."""
-        while self._serial is not None and not self._serial.cd:
+        while self._serial is not None and not self._serial.cd:  # noqa: ASYNC110  the kernel tells nobody
             await asyncio.sleep(CARRIER_INTERVAL)
 
     def _listen(self) -> None:
@@ -269,9 +269,14 @@ class SerialLine:
         except BlockingIOError:
             return
         except OSError as error:
-            return self._lose(error.strerror or "input error")
-        if not data:
-            return self._lose("end of file")
+            self._lose(error.strerror or "input error")
+            return
+        if data:
+            self._receive(data)
+        else:
+            self._lose("end of file")
+
+    def _receive(self, data: bytes) -> None:
         broken, data = self._decoder.feed(data)
         if broken:
             self._waiting.clear()
