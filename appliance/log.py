@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger as Logger
@@ -99,11 +100,19 @@ def _prefix_priority(_logger: Any, method: str, line: Any) -> str:
 
 def _stderr_is_journal() -> bool:
     """Whether stderr is the very stream that systemd connected to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    stream = _stderr()
+    if stream is None:
+        return False
     try:
-        status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):  # closed, or replaced by an object without a descriptor
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed since, or replaced by an object without a descriptor
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _stderr() -> TextIO | None:
+    """Where stderr leads now; None when the program was started with it closed."""
+    return sys.stderr
 
 
 _stderr_lock = threading.Lock()
@@ -116,12 +125,12 @@ class _StderrLogger:
         pass
 
     def msg(self, line: str) -> None:
-        with _stderr_lock:
-            try:
-                sys.stderr.write(line + "\n")
-                sys.stderr.flush()
-            except (OSError, ValueError):
-                return  # there is nowhere left to say so
+        stream = _stderr()
+        # There is nowhere to say that there is nowhere to write.
+        with _stderr_lock, suppress(OSError, ValueError):
+            if stream:
+                stream.write(line + "\n")
+                stream.flush()
 
     debug = info = warning = warn = error = critical = exception = fatal = log = msg
 
