@@ -28,7 +28,8 @@ def error(sentence: str) -> str:
 
 def failed(command: str, code: str, sentence: str) -> str:
     """The two-line frame of a failed command: what failed with which code, then what it means."""
-    return f"\n{error(f"'{command}' failed. ({code})")}\n{error(sentence)}\n"
+    failure = error(f"'{command}' failed. ({code})")
+    return f"\n{failure}\n{error(sentence)}\n"
 
 
 def refusal(name: str) -> str:
