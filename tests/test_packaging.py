@@ -33,7 +33,7 @@ Term = tuple[str, str, str]
 
 
 def parsed(text: str) -> list[list[Term]]:
-    """The rules as lists of key, operator and value; udev(7), "RULES FILES". A line it does not understand is an error."""
+    """The rules as lists of key, operator and value; udev(7), "RULES FILES". A line not understood is an error."""
     rules = []
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -134,7 +134,8 @@ def test_a_usb_id_stands_in_one_family_only() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="systemd-sysusers is not installed")
 def test_sysusers_makes_the_user_and_the_groups(tmp_path: Path) -> None:
     """On an empty system there are afterwards the daemon's user, who cannot log in, and both groups."""
-    subprocess.run(["systemd-sysusers", f"--root={tmp_path}", SYSUSERS], check=True, timeout=60)
+    command = ["systemd-sysusers", f"--root={tmp_path}", SYSUSERS]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603  # it writes below tmp_path only
 
     users = _table(tmp_path / "etc/passwd")
     groups = _table(tmp_path / "etc/group")

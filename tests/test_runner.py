@@ -21,7 +21,9 @@ def run_pytest(folder: Path, source: str, ci: str) -> subprocess.CompletedProces
     (folder / "test_sample.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_sample.py"]
     environment = os.environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # starts three times as fast
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(  # noqa: S603  # pytest on the file above
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_skipped_test_is_named(tmp_path: Path) -> None:
 
 def test_arguments_go_to_pytest_from_any_folder(tmp_path: Path) -> None:
     """The runner finds its checkout by itself and hands on what it is given, blanks included."""
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603  # the runner of this checkout
         [TESTS / "run", "-q", "--collect-only", "-k", "no_such_test or nothing like_it", "tests/test_runner.py"],
         cwd=tmp_path,
         capture_output=True,
