@@ -15,6 +15,7 @@ WRITE_LIMIT: Final = 10.0  # seconds for one chunk of output to go out
 MOST_INPUT: Final = 65536  # bytes typed ahead; while there are more, nothing is read from the client
 
 _CHUNK = 4096  # bytes of output that must find their way within the limit
+_TASTE = 1024  # bytes of input given at a time: what a terminal makes of one byte takes some microseconds
 
 
 class Connection:
@@ -53,18 +54,21 @@ class Connection:
         return opening
 
     async def read(self) -> bytes:
-        """At least one byte of input. Raises `Hangup` when there will be none: the client ended it, left or broke."""
-        while True:
-            if self._gone.is_set():
-                raise Hangup
-            if self._input:
-                data = bytes(self._input)
-                self.flush_input()
-                return data
-            if self._input_ended:
-                raise Hangup
+        """At least one byte of input. Raises `Hangup` when there will be none: the client ended it, left or broke.
+
+        Others get their turn before each read, however much there is.
+        """
+        await asyncio.sleep(0)
+        while not self._input and not self._input_ended and not self._gone.is_set():
             self._news.clear()
             await self._news.wait()
+        if self._gone.is_set() or not self._input:
+            raise Hangup
+        data = bytes(self._input[:_TASTE])
+        del self._input[:_TASTE]
+        if len(self._input) <= MOST_INPUT:
+            self._room.set()
+        return data
 
     async def write(self, data: bytes) -> None:
         """Send output. Raises `Hangup` when the client is gone, or reads nothing for `WRITE_LIMIT` seconds."""

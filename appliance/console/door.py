@@ -169,11 +169,9 @@ class Door:
 
     def _account(self, peer: Peer) -> Account | None:
         """The account that the Unix user has here; uid 0 is `admin` unless it is mapped to another."""
-        if peer.user in self._users:
-            return self._store.get(self._users[peer.user])
-        if peer.uid == 0:
-            return self._store.get("admin")
-        return self._store.get(peer.user) if peer.user else None
+        own_name = "admin" if peer.uid == 0 else peer.user
+        name = self._users.get(peer.user, own_name) if peer.user else own_name
+        return self._store.get(name) if name else None
 
     def _now(self) -> str:
         return time.strftime("%a %b %d %H:%M:%S", time.localtime(self._clock()))
