@@ -3,12 +3,12 @@
 
 import shutil
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from appliance.config import Config
+from tests.support.confinement import settings
 
 SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
 SERVICE = SYSTEMD / "appliance-console@.service"
@@ -46,16 +46,6 @@ def verify(root: Path, *, replace: tuple[str, str] = ("", "")) -> subprocess.Com
 def security(unit: Path, threshold: int) -> int:
     """The exit status of the exposure check: 0 if the score in tenths is at most `threshold`."""
     return analyze("security", "--offline=true", f"--threshold={threshold}", unit).returncode
-
-
-def settings(unit: Path) -> dict[str, list[str]]:
-    """Every setting of a unit file with all its values; a line is one setting."""
-    found = defaultdict(list)
-    for line in unit.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#") and "=" in line:
-            key, _, value = line.partition("=")
-            found[key].append(value)
-    return found
 
 
 @needs_systemd_analyze
