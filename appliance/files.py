@@ -16,16 +16,17 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        _write_new(temporary, data, mode)
+        write_new(temporary, data, mode)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StateError(path, f"cannot be written: {error.strerror or error}") from error
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Make the file `path` anew, its contents durable on return, its name not yet. Raises `OSError`."""
     path.unlink(missing_ok=True)  # what a power cut left over
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -35,7 +36,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (fsync(2): the file's own fsync does not). Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
