@@ -134,6 +134,7 @@ def test_a_usb_id_stands_in_one_family_only() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="systemd-sysusers is not installed")
 def test_sysusers_makes_the_user_and_the_groups(tmp_path: Path) -> None:
     """On an empty system there are afterwards the daemon's user, who cannot log in, and both groups."""
+    (tmp_path / "etc").mkdir()
     command = ["systemd-sysusers", f"--root={tmp_path}", str(SYSUSERS)]
     subprocess.run(command, check=True, timeout=60)  # noqa: S603  # it writes below tmp_path only
 
