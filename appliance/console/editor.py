@@ -9,6 +9,8 @@ sideways.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
+from itertools import accumulate
 from unicodedata import category, east_asian_width
 
 from appliance.console.history import History
@@ -222,11 +224,15 @@ class View:
 
     def clear(self) -> None:
         """Nothing stands there any more."""
-        self._shown = ""
-        self._at = 0
+        self._drawn = ("", 0)  # the text, and the cursor in it
+        self._shown = ""  # the part of it that is shown
+        self._at = 0  # the cursor in that part
 
     def draw(self, text: str, cursor: int) -> str:
         """What to send so that `text` is shown, or the part of it around the cursor."""
+        if self._drawn == (text, cursor):
+            return ""
+        self._drawn = (text, cursor)
         window, at = self._window(text, cursor)
         shown, start = self._shown, self._at
         self._shown, self._at = window, at
@@ -243,12 +249,9 @@ class View:
             self._left = 0
             return text, cursor
         if cursor < self._left or width(text[self._left : cursor]) > self._room:
-            self._left = cursor  # half a window at once: at 9600 baud each move costs visible time
-            while self._left and width(text[self._left - 1 : cursor]) <= self._room // 2:
-                self._left -= 1
-        end = self._left
-        while end < len(text) and width(text[self._left : end + 1]) <= self._room:
-            end += 1
+            # Half a window at once: at 9600 baud each move costs visible time.
+            self._left = cursor - _fitting(text[:cursor][::-1], self._room // 2)
+        end = self._left + _fitting(text[self._left :], self._room)
         return text[self._left : end], cursor - self._left
 
 
@@ -256,13 +259,22 @@ def width(text: str) -> int:
     """How many cells of a terminal `text` takes: two for the wide East Asian characters, none for what combines."""
     if text.isascii():
         return len(text)
-    return sum(_cells(character) for character in text)
+    return sum(map(_cells, text))
 
 
+@lru_cache(maxsize=1024)
 def _cells(character: str) -> int:
     if category(character) in {"Mn", "Me", "Cf"}:
         return 0
     return 2 if east_asian_width(character) in {"W", "F"} else 1
+
+
+def _fitting(text: str, room: int) -> int:
+    """How many characters from the beginning of `text` fit into so many cells."""
+    for count, cells in enumerate(accumulate(map(_cells, text))):
+        if cells > room:
+            return count
+    return len(text)
 
 
 def _moved(shown: str, start: int, end: int) -> str:
