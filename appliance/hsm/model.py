@@ -55,6 +55,11 @@ class Attachment:
         """The USB id as it is usually written, e.g. ``234b:0000``."""
         return f"{self.vendor_id:04x}:{self.product_id:04x}"
 
+    @property
+    def port(self) -> str:
+        """The port path as the kernel writes it, e.g. ``1-1.4``: bus, port of the root hub, port of the next hub."""
+        return self.sys_path.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

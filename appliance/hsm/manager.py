@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One actor owns the inventory: it hears what is plugged, asks each device what it is, and lets one thing at a time be
+done with each.
+
+Devices are only ever touched in worker threads. One that hangs keeps its own thread for as long as it likes, counts as
+busy meanwhile, and stands in nobody's way.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from appliance.audit import AuditLog
+from appliance.errors import (
+    ApplianceError,
+    AttachmentChanged,
+    DeviceBusy,
+    DeviceError,
+    DeviceTimeout,
+    NotThisFamily,
+    StateError,
+)
+from appliance.hsm.drivers import Driver, Progress
+from appliance.hsm.hotplug import Event, HotplugSource, Rescan
+from appliance.hsm.journal import Journal
+from appliance.hsm.model import Attachment, Device, HsmClass, Intent, Outcome, Probe
+from appliance.hsm.registry import Registry
+from appliance.hsm.reset import Report, Reset, suggested_serial
+from appliance.hsm.worker import in_thread
+from appliance.log import get_logger
+
+_log = get_logger(__name__)
+
+_ACTOR = "system"  # in the audit, for what no person did
+
+T = TypeVar("T")
+
+
+def utc_now() -> datetime:
+    """The time of day."""
+    return datetime.now(UTC)
+
+
+class Manager:
+    """The attached HSMs: which there are, what they are, and their factory reset. Lives on one event loop."""
+
+    def __init__(
+        self,
+        source: HotplugSource,
+        drivers: Sequence[Driver],
+        journal: Journal,
+        audit: AuditLog,
+        *,
+        pki_serials: Collection[str] = (),
+        operation_timeout: float = 120.0,
+        probe_timeout: float = 30.0,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._source = source
+        self._registry = Registry(drivers, pki_serials)
+        self._journal = journal
+        self._audit = audit
+        self._operation_timeout = operation_timeout  # seconds
+        self._probe_timeout = probe_timeout  # seconds
+        self._now = now
+        self._scanned = asyncio.Event()
+        self._calls: dict[Attachment, asyncio.Future[Any]] = {}  # what occupies a device: its lock
+        self._asking: dict[Attachment, asyncio.Task[None]] = {}
+        self._resets: dict[asyncio.Task[Report], Device] = {}
+        self._unannounced: dict[Attachment, str] = {}  # arrivals that the audit does not know yet: present or plug
+        self._noting: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to listen; returns when the first scan is applied, while the devices are still being asked."""
+        await self._source.start(self._hear)
+        await self._scanned.wait()
+
+    async def stop(self) -> None:
+        """Hear nothing more and wait for the resets that run, which is bounded by their own time limit."""
+        self._source.close()
+        while self._resets:
+            await asyncio.wait(self._resets)
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), *self._noting, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Wait until every device that is being asked has answered or has run out of time."""
+        if self._asking:
+            await asyncio.wait(self._asking.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reset is running."""
+        return bool(self._resets)
+
+    def devices(self, hsm_class: HsmClass) -> tuple[Device, ...]:
+        """The attached devices of one class, by serial number; unreachable and interrupted ones included."""
+        return tuple(self._with_intent(device) for device in self._registry.all() if device.hsm_class is hsm_class)
+
+    def find(self, serial: str, hsm_class: HsmClass) -> Device:
+        """The one device with this serial number. Raises `UnknownSerial`, `WrongClass` or `AmbiguousSerial`."""
+        return self._with_intent(self._registry.find(serial, hsm_class))
+
+    def interrupted(self) -> tuple[Intent, ...]:
+        """The resets that were begun and have no outcome, attached or not; none that is still running."""
+        running = {(device.serial, device.family) for device in self._resets.values()}
+        return tuple(intent for intent in self._journal.pending() if (intent.serial, intent.family) not in running)
+
+    async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
+        """Reset exactly the attachment that was shown. Cancelling the caller does not stop a reset that has begun.
+
+        Raises `AttachmentChanged` or `AmbiguousSerial`, a `DeviceError` or `StateError` before anything was destroyed;
+        afterwards there is always a report.
+        """
+        attachment = device.attachment
+        if attachment in self._asking:
+            await asyncio.wait([self._asking[attachment]])
+        if attachment in self._calls:
+            raise DeviceBusy("an operation on it has not ended")
+        current = self._registry.at(attachment)
+        if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
+            raise AttachmentChanged(device.serial)
+        self._registry.find(device.serial, device.hsm_class)  # still the only one
+        driver = self._registry.driver(current.family)
+        reset = Reset(current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now)
+        call = self._begin(attachment, partial(reset.run, progress))
+        call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
+        task = asyncio.create_task(self._report(reset, call, current, actor, origin))
+        self._resets[task] = current
+        task.add_done_callback(self._resets.pop)
+        return await asyncio.shield(task)
+
+    async def _report(
+        self, reset: Reset, call: asyncio.Future[Report], device: Device, actor: str, origin: str
+    ) -> Report:
+        """What the reset came to, also when it does not end in time or ends in a defect of ours."""
+        await asyncio.wait([call], timeout=self._operation_timeout)
+        try:
+            return _result(call)
+        except DeviceError as problem:
+            if reset.abandon():
+                raise
+            report = Report(Outcome.UNKNOWN, str(problem), device.serial)
+        outcome = {"outcome": report.outcome.value, "reason": report.reason}
+        await self._record("reset-outcome", device, actor, origin, outcome)
+        return report
+
+    def _hear(self, event: Event) -> None:
+        """Take in what the source says; called on the loop."""
+        changes = self._registry.apply(event)
+        for device in changes.vanished:
+            self._announce(device)
+            self._note("unplug", device)
+        for device in changes.appeared:
+            self._unannounced[device.attachment] = "plug" if self._scanned.is_set() else "present"
+            self._ask(device.attachment)
+        if isinstance(event, Rescan):
+            for device in self._registry.all():
+                if device.probe is None:  # another program may have let it go meanwhile
+                    self._ask(device.attachment)
+            self._scanned.set()
+
+    def _ask(self, attachment: Attachment) -> None:
+        """Begin to find out what a device is, unless it is gone or occupied."""
+        if attachment in self._calls or attachment in self._asking or self._registry.at(attachment) is None:
+            return
+        task = asyncio.create_task(self._identify(attachment))
+        self._asking[attachment] = task
+        task.add_done_callback(lambda _: self._asking.pop(attachment))
+
+    async def _identify(self, attachment: Attachment) -> None:
+        for driver in self._registry.nominees(attachment):
+            try:
+                probe = await self._probe(driver, attachment)
+            except NotThisFamily as problem:
+                _log.info("not this family", family=driver.family, usb_id=attachment.usb_id, reason=str(problem))
+                continue
+            except DeviceError as problem:
+                _log.warning("device unreachable", usb_id=attachment.usb_id, reason=str(problem))
+                serial = suggested_serial(driver, attachment, self._journal.pending())
+                device = self._registry.learn(attachment, driver.family, serial, problem=str(problem))
+            else:
+                serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
+                device = self._registry.learn(attachment, driver.family, serial, probe=probe)
+            if device is not None:
+                self._announce(device)
+            return
+        self._registry.forget(attachment)
+        self._unannounced.pop(attachment, None)
+
+    async def _probe(self, driver: Driver, attachment: Attachment) -> Probe:
+        """What the device says of itself. Raises `DeviceError`, at the latest when the time is over."""
+        call = self._begin(attachment, partial(_open_and_probe, driver, attachment))
+        await asyncio.wait([call], timeout=self._probe_timeout)
+        return _result(call)
+
+    def _begin(self, attachment: Attachment, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Occupy a device until `call`, in a thread, has ended."""
+        future = in_thread(call, f"hsm {attachment.bus}-{attachment.address}")
+        self._calls[attachment] = future
+        future.add_done_callback(partial(self._ended, attachment))
+        return future
+
+    def _ended(self, attachment: Attachment, call: asyncio.Future[Any]) -> None:
+        del self._calls[attachment]
+        if (error := call.exception()) is not None:  # read here too: after a time-out nobody else does
+            _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
+
+    def _with_intent(self, device: Device) -> Device:
+        mine = (device.serial, device.family)
+        intents = (intent for intent in self.interrupted() if (intent.serial, intent.family) == mine)
+        return replace(device, interrupted=next(intents, None))
+
+    def _announce(self, device: Device) -> None:
+        word = self._unannounced.pop(device.attachment, "")
+        if word:
+            self._note(word, device)
+
+    def _note(self, event: str, device: Device) -> None:
+        task = asyncio.create_task(self._record(event, device, _ACTOR, _ACTOR, {}))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    async def _record(self, event: str, device: Device, actor: str, origin: str, more: Mapping[str, str]) -> None:
+        """Audit what has happened anyway: nothing waits for it, and nothing fails with it."""
+        attachment = device.attachment
+        try:
+            await self._audit.record(
+                event,
+                actor=actor,
+                origin=origin,
+                serial=device.serial,
+                family=device.family,
+                usb_id=attachment.usb_id,
+                port=attachment.port,
+                **more,
+            )
+        except StateError as problem:
+            _log.error("audit record lost", audited=event, reason=str(problem))
+
+
+def _open_and_probe(driver: Driver, attachment: Attachment) -> Probe:
+    with driver.open(attachment) as connection:
+        return connection.probe()
+
+
+def _result(call: asyncio.Future[T]) -> T:
+    """What a call returned. Raises `DeviceError` when it has not ended, or has ended in a defect of a driver."""
+    if not call.done():
+        raise DeviceTimeout("no answer in time")
+    try:
+        return call.result()
+    except ApplianceError:
+        raise
+    except Exception as defect:
+        # The last resort: what a device makes a driver stumble over costs this device, and no other.
+        _log.exception("driver failed")
+        raise DeviceError(f"internal error: {type(defect).__name__}") from defect

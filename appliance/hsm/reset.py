@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One factory reset, step by step: recheck, intent, command, read-back, outcome.
+
+Nothing is destroyed before the intent is on disk, and nothing is called done but what a read-back proved. An intent
+without an outcome means that the reset may be half done; the same call, made again, completes it.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from appliance.audit import AuditLog
+from appliance.errors import DeviceError, DeviceRefused, DeviceTimeout, ResetUnsupported, SerialMismatch, StateError
+from appliance.hsm.drivers import Connection, Driver, Progress
+from appliance.hsm.journal import Journal
+from appliance.hsm.model import Attachment, Device, HsmState, Intent, Outcome, Probe
+from appliance.log import get_logger
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a reset came to; `reason` is one sentence, "" when it is done."""
+
+    outcome: Outcome
+    reason: str
+    serial: str
+
+
+def suggested_serial(driver: Driver, attachment: Attachment, pending: Iterable[Intent]) -> str:
+    """The serial number of a device that cannot tell its own: of the one reset left unfinished on it, else from USB.
+
+    It only tells what to call the device. A read-back must confirm it before anything is called done.
+    """
+    looks = (driver.family, attachment.usb_id, attachment.usb_serial)
+    tied = {intent.serial for intent in pending if (intent.family, intent.usb_id, intent.usb_serial) == looks}
+    return tied.pop() if len(tied) == 1 else driver.serial_from_usb(attachment)
+
+
+class Reset:
+    """The factory reset of one device, as it was shown to the person who ordered it."""
+
+    def __init__(
+        self,
+        device: Device,
+        driver: Driver,
+        journal: Journal,
+        audit: AuditLog,
+        *,
+        actor: str,
+        origin: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._device = device
+        self._driver = driver
+        self._journal = journal
+        self._audit = audit
+        self._actor = actor
+        self._origin = origin
+        self._now = now
+        self._lock = threading.Lock()
+        self._begun = False
+        self._abandoned = False
+
+    def abandon(self) -> bool:
+        """Forbid what has not been begun; whether that was in time, so that nothing is or will be destroyed."""
+        with self._lock:
+            self._abandoned = True
+            return not self._begun
+
+    def run(self, progress: Progress) -> Report:
+        """Reset the device; blocks for as long as it takes.
+
+        Raises `SerialMismatch`, `ResetUnsupported`, another `DeviceError` or `StateError` before anything was
+        destroyed. Once the intent is recorded there is always a report.
+        """
+        before: Probe | None = None
+        after: Probe | None = None
+        trouble: DeviceError | None = None
+        try:
+            with self._driver.open(self._device.attachment) as connection:
+                checked = self._recheck(connection)
+                self._record_intent(checked)
+                before = checked
+                trouble = _command(connection, progress)
+                progress("reading the token back")
+                after = _asked(connection)
+        except DeviceError as problem:
+            if before is None:
+                raise
+            trouble = trouble or problem  # only closing can have failed
+        if after is None:
+            after = self._asked_anew()
+        report = self._conclude(trouble, after)
+        self._record_outcome(report, after or before)
+        return report
+
+    def _recheck(self, connection: Connection) -> Probe:
+        """What the device says of itself now, if it is the one that was shown and can be reset."""
+        probe = connection.probe()
+        expected = self._device.serial
+        if probe.serial is None:
+            found = suggested_serial(self._driver, self._device.attachment, self._journal.pending())
+        else:
+            found = probe.serial
+        if not expected or found != expected:
+            raise SerialMismatch(expected, found)
+        if probe.obstacle:
+            raise ResetUnsupported(probe.obstacle)
+        return probe
+
+    def _record_intent(self, probe: Probe) -> None:
+        """Have the intent on disk, in the audit and in the journal, or raise `StateError`; then nothing was begun."""
+        with self._lock:
+            if self._abandoned:
+                raise DeviceTimeout("it answered too late")
+            self._begun = True
+        self._append("reset-intent", probe)
+        attachment = self._device.attachment
+        intent = Intent(
+            serial=self._device.serial,
+            family=self._device.family,
+            usb_id=attachment.usb_id,
+            usb_serial=attachment.usb_serial,
+            begun=self._now().astimezone(UTC).isoformat(timespec="seconds"),
+            actor=self._actor,
+            origin=self._origin,
+        )
+        try:
+            self._journal.begin(intent)
+        except StateError as problem:
+            self._append_if_possible(probe, Report(Outcome.NOT_DONE, problem.reason, self._device.serial))
+            raise
+
+    def _asked_anew(self) -> Probe | None:
+        """What the device says on a fresh connection, when the old one serves no more."""
+        try:
+            with self._driver.open(self._device.attachment) as connection:
+                return connection.probe()
+        except DeviceError as problem:
+            _log.warning("no read-back after reset", serial=self._device.serial, reason=problem.reason)
+            return None
+
+    def _conclude(self, trouble: DeviceError | None, after: Probe | None) -> Report:
+        serial = self._device.serial
+        if after is None:
+            reason = trouble.reason if trouble else "the device does not answer after the reset"
+            return Report(Outcome.UNKNOWN, reason, serial)
+        if after.serial is not None and after.serial != serial:
+            return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
+        if after.serial is not None and after.state is HsmState.ZEROIZED:
+            return Report(Outcome.DONE, "", serial)
+        if isinstance(trouble, DeviceRefused) and after.serial is not None and after.state is HsmState.INITIALIZED:
+            return Report(Outcome.NOT_DONE, str(trouble), serial)
+        found = ", ".join(after.shortcomings) or f"the state is {after.state}"
+        return Report(Outcome.UNKNOWN, str(trouble) if trouble else f"not in factory state: {found}", serial)
+
+    def _record_outcome(self, report: Report, probe: Probe | None) -> None:
+        """Record the outcome; the intent stays while that has failed, or while the outcome is not certain."""
+        if not self._append_if_possible(probe, report) or report.outcome is Outcome.UNKNOWN:
+            return
+        try:
+            self._journal.finish(report.serial, self._device.family)
+        except StateError as problem:
+            _log.error("intent could not be struck out", serial=report.serial, reason=str(problem))
+
+    def _append_if_possible(self, probe: Probe | None, report: Report) -> bool:
+        try:
+            self._append("reset-outcome", probe, outcome=report.outcome.value, reason=report.reason)
+        except StateError as problem:
+            _log.error("outcome could not be recorded", outcome=report.outcome, reason=str(problem))
+            return False
+        return True
+
+    def _append(self, event: str, probe: Probe | None, **fields: str) -> None:
+        device = self._device
+        self._audit.append(
+            event,
+            actor=self._actor,
+            origin=self._origin,
+            serial=device.serial,
+            family=device.family,
+            model=probe.model if probe else "",
+            firmware=probe.firmware if probe else "",
+            usb_id=device.attachment.usb_id,
+            port=device.attachment.port,
+            **fields,
+        )
+
+
+def _command(connection: Connection, progress: Progress) -> DeviceError | None:
+    """Have the device destroy what it holds; what went wrong, if anything did."""
+    try:
+        connection.factory_reset(progress)
+    except DeviceError as problem:
+        return problem
+    return None
+
+
+def _asked(connection: Connection) -> Probe | None:
+    try:
+        return connection.probe()
+    except DeviceError:
+        return None  # a fresh connection may still answer
