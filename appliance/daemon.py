@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: every part is built here, started and stopped in order.
 
-The console is the last door. Whatever else cannot start (the audit, the account file, the network door, udev) is said in
-the log and above the login prompt, and the console runs without it; what must not happen without that part refuses.
+The console is the last door. Whatever else cannot start (the audit, the account file, the network door, udev) is said
+in the log and above the login prompt, and the console runs without it; what must not happen without it refuses.
 """
 
 import asyncio

@@ -14,7 +14,17 @@ from appliance.log import get_logger
 from appliance.shell import text
 from appliance.shell.commands import TREE
 from appliance.shell.commands.my import change_password
-from appliance.shell.grammar import AmbiguousWord, Command, Found, Group, UnknownCommand, UsageError, complete, find, parse
+from appliance.shell.grammar import (
+    AmbiguousWord,
+    Command,
+    Found,
+    Group,
+    UnknownCommand,
+    UsageError,
+    complete,
+    find,
+    parse,
+)
 from appliance.shell.invocation import FAILURE, Invocation, Origin, Reply, Services, Terminal
 
 _log = get_logger(__name__)
@@ -116,7 +126,7 @@ class Session:
             )
         except (UsageError, AmbiguousWord, UnknownCommand) as problem:
             await self._terminal.write(text.error(_usage_sentence(problem)))
-            await self._terminal.write("\n" + text.usage(found.path, command) + "\n")
+            await self._terminal.write("\n" + text.usage(found.path, command))
             return replace(FAILURE, note="usage")
         except (Interrupt, EndOfFile, Break):
             return replace(FAILURE, note="aborted")
@@ -125,7 +135,9 @@ class Session:
         if isinstance(problem, AmbiguousWord):
             sentence = _usage_sentence(problem)
         else:
-            sentence = f"'{text.shown(line.strip())}' is not a valid command.\nUse 'help' to list all available commands."
+            sentence = (
+                f"'{text.shown(line.strip())}' is not a valid command.\nUse 'help' to list all available commands."
+            )
         await self._terminal.write("\n" + text.error(sentence))
         return replace(FAILURE, note="unknown command")
 

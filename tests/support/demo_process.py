@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 PROMPT = r"\[[a-zA-Z0-9\-_.]+\] lunash:>$"
-PASSWORD = "correct Horse 7 battery"
+PASSWORD = "correct Horse 7 battery"  # noqa: S105  of a simulated appliance
 _PATIENCE = 30.0  # seconds; a bound for a machine that is busy, not a wait
 
 
@@ -28,7 +28,7 @@ class DemoProcess:
 
     def __enter__(self) -> Self:
         arguments = ["demo", "--port-only", "--bus", str(self.bus), "--state", str(self.state)]
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603  the program under test
             [sys.executable, "-m", "appliance", *arguments],
             stdout=subprocess.PIPE,
             stderr=(self.state.parent / "demo.stderr").open("ab"),
@@ -59,7 +59,7 @@ class DemoProcess:
     def lunash(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """The network side: one `lunash`."""
         code = "import sys; from appliance.cli import lunash; sys.exit(lunash())"
-        return subprocess.run(
+        return subprocess.run(  # noqa: S603  the program under test
             [sys.executable, "-c", code, "--socket", str(self.state / "lunash.sock"), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,

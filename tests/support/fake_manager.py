@@ -12,12 +12,15 @@ from appliance.hsm.reset import Report
 
 def attachment(address: int = 5) -> Attachment:
     """One plug-in of a token."""
-    return Attachment("/sys/devices/1-1", 1, address, 1000 + address, 0x234B, 0x0000, "SIM-0.1-00667788", "maker", "token")
+    return Attachment(
+        "/sys/devices/1-1", 1, address, 1000 + address, 0x234B, 0x0000, "SIM-0.1-00667788", "maker", "token"
+    )
 
 
-def token(serial: str = "667788", **changes: object) -> Device:
+def token(serial: str = "667788", obstacle: str = "", **changes: object) -> Device:
     """A backup HSM with keys on it."""
-    probe = Probe(serial, HsmState.INITIALIZED, "OpenPGP card", "3.4", "Alice", details=(("Keys", "3"),))
+    details = (("Keys", "3"),)
+    probe = Probe(serial, HsmState.INITIALIZED, "OpenPGP card", "3.4", "Alice", obstacle, details)
     values: dict[str, object] = {"hsm_class": HsmClass.BACKUP, "probe": probe, **changes}
     return Device(attachment(), "openpgp", serial=serial, **values)  # type: ignore[arg-type]  # a builder for tables
 
@@ -30,7 +33,7 @@ class FakeManager:
     unfinished: list[Intent] = field(default_factory=list)
     problem: Exception | None = None  # what `find` raises
     failure: Exception | None = None  # what `factory_reset` raises
-    report: Report = Report(Outcome.DONE, "", "667788")
+    report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "667788"))
     steps: tuple[str, ...] = ()
     during: Callable[[], Awaitable[None]] | None = None
     resets: list[tuple[str, str, str]] = field(default_factory=list)

@@ -4,7 +4,7 @@
 from appliance.shell.commands import general, my, token_backup
 from appliance.shell.grammar import Group
 
-TREE = Group(
+TREE: Group = Group(
     "",
     "",
     "",

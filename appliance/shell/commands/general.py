@@ -29,5 +29,3 @@ def help_command(tree: Callable[[], Group]) -> Command:
         return SUCCESS
 
     return Command("help", "?", "Show what can be typed here, or after other words", run, words="[<command>]")
-
-

@@ -28,7 +28,9 @@ async def change_password(terminal: Terminal, services: Services, name: str, whe
         except PasswordRefused as refused:
             await terminal.write(f"{refused.reason}\n\n")
         except StateError as unsaved:
-            await terminal.write("\n" + error(f"The new password could not be saved, the old one is kept: {unsaved.reason}"))
+            await terminal.write(
+                "\n" + error(f"The new password could not be saved, the old one is kept: {unsaved.reason}")
+            )
             return False
         else:
             return True

@@ -83,9 +83,7 @@ async def _factory_reset(call: Invocation) -> Reply:
             if stopped is not None:
                 return stopped
         async with _progress(call.terminal) as progress:
-            report = await manager.factory_reset(
-                device, actor=call.account.name, origin=call.where, progress=progress
-            )
+            report = await manager.factory_reset(device, actor=call.account.name, origin=call.where, progress=progress)
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
             raise
