@@ -46,7 +46,9 @@ def lunash() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="appliance-console", description="The local console of a network-HSM appliance.")
+    parser = argparse.ArgumentParser(
+        prog="appliance-console", description="The local console of a network-HSM appliance."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -41,7 +41,9 @@ def test_words_lead_to_a_command_in_any_case_and_by_any_unique_abbreviation(line
     assert (found.path, found.rest) == (path, rest)
 
 
-@pytest.mark.parametrize("line", ["x", "token x", "token backup factoryResets", "tokens", "token backup list2", "-", "--", "password"])
+@pytest.mark.parametrize(
+    "line", ["x", "token x", "token backup factoryResets", "tokens", "token backup list2", "-", "--", "password"]
+)
 def test_other_words_are_no_command(line: str) -> None:
     """Words that lead nowhere, also longer ones than the command's, are unknown."""
     with pytest.raises(UnknownCommand) as caught:

@@ -56,7 +56,9 @@ class Driver(ABC):
 
     def nominated(self, attachment: Attachment) -> bool:
         """Whether the USB id suggests this family."""
-        return any((known.vendor, known.product) == (attachment.vendor_id, attachment.product_id) for known in self.usb_ids)
+        return any(
+            (known.vendor, known.product) == (attachment.vendor_id, attachment.product_id) for known in self.usb_ids
+        )
 
     @abstractmethod
     def normalise(self, serial: str) -> str:
