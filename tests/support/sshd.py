@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -43,11 +43,14 @@ sys.exit(lunash())
 """
 
 
+_PROGRAMS = ("sshd", "ssh", "ssh-keygen", "useradd", "userdel", "groupadd", "groupdel")
+
+
 def why_not() -> str:
     """Why no server can be started here; "" when it can."""
     if os.geteuid() != 0:
         return "an OpenSSH server with users of its own needs root"
-    missing = [name for name in ("sshd", "ssh", "ssh-keygen", "useradd", "userdel") if not _find(name)]
+    missing = [name for name in _PROGRAMS if not _find(name)]
     if missing:
         return f"not installed: {', '.join(missing)}"
     return "" if _python() else "no Python that every user of this machine can run"
@@ -60,17 +63,18 @@ class SshServer:
     folder: Path
     port: int
     users: tuple[str, ...]
+    group: str
 
     @classmethod
     @contextmanager
-    def start(cls, *users: str) -> Iterator[Self]:
-        """Run a server for the Unix users `users`, which are made now and removed at the end."""
+    def start(cls, *users: str, group: str) -> Iterator[Self]:
+        """Run a server for the Unix users `users` in the group `group`; all are made now and removed at the end."""
         folder = Path(tempfile.mkdtemp(prefix="lunash-sshd-"))
         try:
             folder.chmod(0o755)
-            server = cls(folder, _free_port(), users)
+            server = cls(folder, _free_port(), users, group)
             server._make_files()
-            with _unix_users(users, folder / "shell"), server._running():
+            with _unix_users(users, group, folder / "shell"), server._running():
                 yield server
         finally:
             shutil.rmtree(folder)
@@ -127,17 +131,16 @@ class SshServer:
 
 
 @contextmanager
-def _unix_users(names: Sequence[str], shell: Path) -> Iterator[None]:
-    made = []
-    try:
+def _unix_users(names: Sequence[str], group: str, shell: Path) -> Iterator[None]:
+    # A password of "*" is none, but no lock either: sshd without PAM refuses locked users.
+    options = ("--no-create-home", "--home-dir", "/", "--shell", str(shell), "--gid", group, "--password", "*")
+    with ExitStack() as made:
+        _run("groupadd", group)
+        made.callback(_run, "groupdel", group)
         for name in names:
-            # A password of "*" is none, but no lock either: sshd without PAM refuses locked users.
-            _run("useradd", "--no-create-home", "--home-dir", "/", "--shell", str(shell), "--password", "*", name)
-            made.append(name)
+            _run("useradd", *options, name)
+            made.callback(_run, "userdel", name)
         yield
-    finally:
-        for name in made:
-            _run("userdel", name)
 
 
 def _run(name: str, *arguments: str) -> None:
