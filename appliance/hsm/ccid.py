@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 from appliance.errors import DeviceBusy, DeviceError, DeviceStall, DeviceTimeout, ProtocolError
 from appliance.hsm.usb import UsbPipe
@@ -209,11 +209,8 @@ class Messages:
         return left
 
 
-class Exchange(Protocol):
-    """How one APDU travels at the reader's exchange level."""
-
-    def __call__(self, apdu: bytes, deadline: float) -> bytes:
-        """The response APDU."""
+# How an APDU travels at the reader's exchange level: the command and a deadline in, the response out.
+Exchange = Callable[[bytes, float], bytes]
 
 
 class ShortApduLevel:

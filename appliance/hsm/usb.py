@@ -8,7 +8,7 @@ than the rest of the start. Nothing is detached from the device and nobody who h
 import errno
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from appliance.errors import (
@@ -227,11 +227,9 @@ def _claim(device: Any, interface: Any) -> None:
 
 
 def _dispose(device: Any) -> None:
-    from usb.core import USBError
     from usb.util import dispose_resources
 
-    with suppress(USBError):  # of a device that is gone there is nothing left to release
-        dispose_resources(device)
+    dispose_resources(device)  # a failing release it keeps to itself: of a device that is gone nothing is left
 
 
 def _bulk(endpoints: list[Any], direction: int) -> Any:

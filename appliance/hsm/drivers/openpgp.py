@@ -35,7 +35,7 @@ HASH_SIZES = {0x08: 32, 0x0A: 64}  # bytes; what goes to a card with a key deriv
 PROBE_TIMEOUT = 10.0  # seconds for one question
 RESET_TIMEOUT = 60.0  # seconds for one step of the reset
 
-# Their iSerial is FSIJ-<firmware version>-<the serial number in the Tag.AID>.
+# Their iSerial is FSIJ-<firmware version>-<the serial number in the AID>.
 GNUK_IDS = (UsbId(0x234B, 0x0000, "Gnuk"), UsbId(0x1209, 0x2440, "Gnuk"), UsbId(0x20A0, 0x4211, "Nitrokey Start"))
 
 
