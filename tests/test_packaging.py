@@ -147,6 +147,7 @@ def test_sysusers_makes_the_user_and_the_groups(tmp_path: Path) -> None:
         "appliance-hsm": "appliance",
         "lunash": "",
     }
+    (tmp_path / "etc/shadow").chmod(0o600)  # 0000, for root only
     assert _table(tmp_path / "etc/shadow")["appliance"][0].startswith("!")
 
 
