@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import serial
-from hypothesis import given
-from hypothesis import strategies as st
 
 from appliance.config import LineSettings
-from appliance.console.line import MOST_UNREAD, MarkDecoder, SerialLine
+from appliance.console.line import MOST_UNREAD, SerialLine
 from appliance.errors import Break, Hangup, LineUnavailable
 from tests.support.pty_line import PATIENCE, PtyLine, rubbish
 
@@ -54,40 +52,6 @@ async def stop_output(far: PtyLine, line: SerialLine) -> None:
     """The far end sends XOFF; it is in force when what was sent behind it has been read."""
     await far.type(XOFF + b"!")
     assert await line.read() == b"!"
-
-
-# PARMRK
-
-MARKED = [
-    (b"abc", False, b"abc"),
-    (b"a\xff\xffb", False, b"a\xffb"),
-    (b"\xff\xff\xff\xff\x00\x00", False, b"\xff\xff\x00\x00"),
-    (b"a\xff\x00\x00b", True, b"b"),
-    (b"a\xff\x00\x00b\xff\x00\x00", True, b""),
-    (b"a\xff\x00xb", False, b"ab"),
-    (b"a\xff\x00\xffb", False, b"ab"),
-    (b"a\xffzb", False, b"a\xffzb"),
-    (b"a\xff", False, b"a"),
-    (b"a\xff\x00", False, b"a"),
-]
-
-
-@pytest.mark.parametrize(("data", "broken", "plain"), MARKED)
-def test_marks_are_undone(data: bytes, broken: bool, plain: bytes) -> None:
-    """A doubled FF is one, FF 00 00 is a BREAK that discards what came before, a damaged byte is dropped."""
-    assert MarkDecoder().feed(data) == (broken, plain)
-
-
-@given(st.lists(st.sampled_from([b"\xff", b"\x00", b"a", b"\xff\xff", b"\xff\x00\x00"])).map(b"".join), st.data())
-def test_marks_may_be_split(data: bytes, draw: st.DataObject) -> None:
-    """However the bytes are split over reads, they mean the same."""
-    cut = draw.draw(st.integers(0, len(data)))
-    broken, plain = MarkDecoder().feed(data)
-    pieces = MarkDecoder()
-    first, second = pieces.feed(data[:cut]), pieces.feed(data[cut:])
-
-    assert (first[0] or second[0]) == broken
-    assert (b"" if second[0] else first[1]) + second[1] == plain
 
 
 # Open and close
@@ -201,6 +165,8 @@ async def test_nothing_leaks_into_the_next_session(far: PtyLine) -> None:
     line = SerialLine(settings(far))
     async with opened(line):
         await far.deliver(b"typed in the old session")
+        far.put(b"and still on its way")
+    assert far.waiting() == 0
     await far.type("typed to nobody")
     async with opened(line):
         await far.type("x")
@@ -236,6 +202,7 @@ async def test_flush_input_forgets(far: PtyLine) -> None:
     async with opened(SerialLine(settings(far))) as line:
         await far.send_break()
         await far.deliver(b"x" * 2000)
+        far.put(b"and still on its way")
         line.flush_input()
         await far.type("y")
         assert await line.read() == b"y"
@@ -322,15 +289,28 @@ async def test_an_xoff_does_not_survive(far: PtyLine) -> None:
             assert await far.read_until("next") == "next"
 
 
-async def test_slow_output_is_no_hang_up(far: PtyLine) -> None:
-    """As long as something moves the limit starts anew, and everything arrives in order."""
+async def test_writers_do_not_mix(far: PtyLine) -> None:
+    """What one writes arrives in one piece, however little the far end takes at a time."""
     data = rubbish(200_000)
-    async with asyncio.timeout(PATIENCE), opened(SerialLine(settings(far), write_limit=5)) as line:
+    async with asyncio.timeout(PATIENCE), opened(SerialLine(settings(far))) as line:
         first = asyncio.create_task(line.write(data))
-        second = asyncio.create_task(line.write(b"end"))  # two writers do not mix
+        second = asyncio.create_task(line.write(b"end"))
         assert await far.read_exactly(len(data) + 3) == data + b"end"
         await asyncio.gather(first, second)
         await line.drain()
+
+
+async def test_slow_output_is_no_hang_up(far: PtyLine) -> None:
+    """As long as something moves, the write limit begins anew."""
+    data = rubbish(200_000)
+    async with asyncio.timeout(PATIENCE), opened(SerialLine(settings(far), write_limit=1.0)) as line:
+        writing = asyncio.create_task(line.write(data))
+        for _ in range(15):
+            await asyncio.sleep(0.1)
+            assert await far.read_exactly(4096)
+        assert not writing.done()
+        await far.read_exactly(len(data) - 15 * 4096)
+        await writing
 
 
 async def test_the_loop_goes_on_while_output_is_stuck(far: PtyLine) -> None:

@@ -66,12 +66,19 @@ class PtyLine:
                 with contextlib.suppress(BlockingIOError):
                     rest = rest[os.write(self._master, rest) :]
 
-    async def deliver(self, data: bytes) -> None:
-        """Send less than 4096 bytes, none of them FF, and return when the open port has taken them."""
+    def put(self, data: bytes) -> None:
+        """Send less than 4096 bytes, none of them FF, and return when they wait at the open port.
+
+        The loop stands still meanwhile, so that nobody takes them.
+        """
         os.write(self._master, data)
         limit = time.monotonic() + PATIENCE
         while self.waiting() < len(data) and time.monotonic() < limit:
-            time.sleep(0.001)  # noqa: ASYNC251  the loop must not take any before all are there
+            time.sleep(0.001)
+
+    async def deliver(self, data: bytes) -> None:
+        """`put`, and return when the port has taken them."""
+        self.put(data)
         async with asyncio.timeout(PATIENCE):
             while self.waiting():  # noqa: ASYNC110  the kernel tells nobody
                 await asyncio.sleep(0)
