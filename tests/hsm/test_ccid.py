@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CCID reader is spoken to by the book, and whatever it answers, the wait ends and only our errors come out."""
+
+import errno
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.errors import (
+    DeviceBusy,
+    DeviceError,
+    DeviceGone,
+    DeviceStall,
+    DeviceTimeout,
+    ProtocolError,
+)
+from appliance.hsm.ccid import (
+    MOST_EMPTY,
+    MOST_STALE,
+    Card,
+    ClassDescriptor,
+    Command,
+    Response,
+)
+from appliance.hsm.usb import UsbBus
+from tests.support.scripted_card import ASK, Clock, card_in, exchange
+from tests.support.scripted_usb import (
+    ATR,
+    AUTOMATIC_VOLTAGE,
+    CHARACTER,
+    EXTENDED_APDU,
+    SHORT_APDU,
+    TPDU,
+    Answer,
+    Fault,
+    ScriptedReader,
+    ScriptedUsb,
+    ccid_descriptor,
+    message,
+    usb_error,
+)
+
+# The class descriptor
+
+
+@pytest.mark.parametrize(
+    ("raw", "features"),
+    [
+        (ccid_descriptor(0x0002047A), 0x0002047A),
+        (b"\x09\x21\x11\x01\x00\x01\x22\x3f\x00" + ccid_descriptor(0x00040000), 0x00040000),
+        (ccid_descriptor(0x00020842).replace(b"\x36\x21", b"\x36\xff"), 0x00020842),
+        (ccid_descriptor(0x00010000) + b"\x00\x00", 0x00010000),
+    ],
+)
+def test_the_class_descriptor_is_found(raw: bytes, features: int) -> None:
+    """Among other descriptors, and under the type number of readers older than the standard."""
+    assert ClassDescriptor.parse(raw).features == features
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x36", b"\x00\x21", ccid_descriptor()[:-1], b"\x01" * 60, b"\x36\x22" * 40])
+def test_a_missing_class_descriptor_is_a_protocol_error(raw: bytes) -> None:
+    """Cut, empty or of another type: there is no reader to speak to."""
+    with pytest.raises(ProtocolError):
+        ClassDescriptor.parse(raw)
+
+
+@given(st.binary(max_size=300))
+def test_any_class_descriptor_is_survived(raw: bytes) -> None:
+    """Random bytes are a descriptor or a protocol error."""
+    with suppress(ProtocolError):
+        ClassDescriptor.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("features", "word"),
+    [(TPDU, "TPDU"), (CHARACTER, "character"), (SHORT_APDU | EXTENDED_APDU, "several"), (TPDU | SHORT_APDU, "several")],
+)
+def test_other_exchange_levels_are_refused(features: int, word: str) -> None:
+    """A reader that wants more than APDUs is refused by name before the card is powered."""
+    reader = ScriptedReader()
+
+    with pytest.raises(DeviceError, match=word), card_in(reader, descriptor=ccid_descriptor(features)):
+        pytest.fail("accepted")
+
+    assert reader.commands == []
+
+
+# Power
+
+
+@pytest.mark.parametrize(
+    ("features", "voltages", "mute", "tried"),
+    [
+        (AUTOMATIC_VOLTAGE, 7, 0, [0]),
+        (AUTOMATIC_VOLTAGE, 7, 2, [0, 1, 2]),
+        (0, 7, 2, [1, 2, 3]),
+        (0, 2, 0, [2]),
+        (0, 4, 0, [3]),
+        (0, 0, 0, [0]),
+    ],
+)
+def test_the_card_is_powered_at_the_first_voltage_it_answers_at(
+    features: int, voltages: int, mute: int, tried: list[int]
+) -> None:
+    """Automatic selection first where the reader has it, then 5, 3 and 1.8 V as far as it has those."""
+    reader = ScriptedReader(mute_below=mute)
+
+    with card_in(reader, descriptor=ccid_descriptor(SHORT_APDU | features, voltages=voltages)) as (card, _):
+        assert card.power_on() == ATR
+
+    assert [command[7] for command in reader.commands if command[0] == 0x62] == tried
+
+
+def test_a_mute_card_is_given_up() -> None:
+    """After the last voltage the reader's word for it is passed on."""
+    with card_in(ScriptedReader(mute_below=9)) as (card, _), pytest.raises(DeviceError, match="does not answer"):
+        card.power_on()
+
+
+def test_an_absent_card_is_not_powered_again() -> None:
+    """Other voltages do not bring a card into the reader."""
+    reader = ScriptedReader(faults={1: Fault.ABSENT})
+
+    with card_in(reader) as (card, _), pytest.raises(DeviceError, match="no card"):
+        card.power_on()
+
+    assert len(reader.commands) == 2
+
+
+@pytest.mark.parametrize("atr", [b"", b"\x3b", bytes(34)])
+def test_an_impossible_answer_to_reset_is_a_protocol_error(atr: bytes) -> None:
+    """An answer to reset has 2 to 33 bytes."""
+
+    def reader(command: bytes) -> list[Answer]:
+        return [message(0x80 if command[0] == 0x62 else 0x81, command[6], atr if command[0] == 0x62 else b"")]
+
+    with card_in(reader) as (card, _), pytest.raises(ProtocolError, match="answer to reset"):
+        card.power_on()
+
+
+def test_power_off_is_confirmed() -> None:
+    """Taking the power away is a command like others."""
+    with card_in(ScriptedReader(faults={1: Fault.FAILED})) as (card, _):
+        card.power_off()
+        with pytest.raises(DeviceError):
+            card.power_off()
+
+
+def test_a_reader_stuck_with_an_old_answer_is_read_first() -> None:
+    """It takes no command until the answer to one that a killed program sent has been fetched."""
+    reader = ScriptedReader()
+
+    class Stuck(ScriptedUsb):
+        def bulk_write(self, *args: object) -> int:
+            if self.answers:
+                raise usb_error(errno.ETIMEDOUT)
+            return super().bulk_write(*args)  # type: ignore[arg-type]  # passed on
+
+    backend = Stuck(reader)
+    backend.answers.append(message(0x80, 0, b"\x90\x00"))
+    with UsbBus(backend).open(backend.attachment, 0x0B) as pipe:
+        assert Card(pipe).power_on() == ATR
+
+
+# Messages
+
+
+def test_an_answer_is_matched_to_its_command() -> None:
+    """Answers to earlier commands are thrown away, of whatever kind they are."""
+
+    def reader(command: bytes) -> list[Answer]:
+        old = [message(0x81, command[6] - back & 0xFF, status=0x42) for back in range(1, MOST_STALE + 1)]
+        return [*old, message(0x80, command[6], b"new\x90\x00")]
+
+    assert exchange(reader) == Response(b"new", 0x9000)
+
+
+def test_old_answers_without_end_are_a_protocol_error() -> None:
+    """A reader that answers anything but what it is asked is left."""
+    with pytest.raises(ProtocolError, match="not sent"):
+        exchange(lambda command: [message(0x80, command[6] ^ 1, b"\x90\x00")] * (MOST_STALE + 1))
+
+
+def test_sequence_numbers_go_round() -> None:
+    """After 255 comes 0, and each command has its own."""
+    reader = ScriptedReader()
+
+    with card_in(reader) as (card, _):
+        for _ in range(300):
+            assert card.transmit(ASK).status == 0x9000
+
+    numbers = [command[6] for command in reader.commands]
+    assert all((later - earlier) % 256 == 1 for earlier, later in pairwise(numbers))
+
+
+def test_time_extensions_are_waited_out() -> None:
+    """A card that asks for more time gets it."""
+    assert exchange(ScriptedReader(lambda _: b"done\x90\x00", extensions=50)) == Response(b"done", 0x9000)
+
+
+def test_time_extensions_end_at_the_deadline() -> None:
+    """A card that asks for ever does not hold its caller for ever."""
+    with card_in(ScriptedReader(extensions=1000), clock=Clock()) as (card, backend), pytest.raises(DeviceTimeout):
+        card.transmit(ASK, timeout=60)
+
+    assert backend.calls.count("bulk_read") < 60
+
+
+def test_the_deadline_spans_a_whole_command() -> None:
+    """A long answer that comes in pieces is bounded as one."""
+    endless = ScriptedReader(lambda _: b"x\x61\x00")
+
+    with card_in(endless, clock=Clock()) as (card, _), pytest.raises(DeviceTimeout):
+        card.transmit(ASK, timeout=60)
+
+
+@pytest.mark.parametrize("size", [0, 1, 51, 52, 53, 54, 116, 118, 255, 256])
+@pytest.mark.parametrize("ended", [True, False])
+def test_messages_of_any_length_are_put_together(size: int, ended: bool) -> None:
+    """With and without the empty packet behind a message of whole packets."""
+    data = bytes(range(256))[:size]
+
+    def reader(command: bytes) -> list[Answer]:
+        raw = message(0x80, command[6], data + b"\x90\x00")
+        return [raw, b""] if ended and len(raw) % 64 == 0 else [raw]
+
+    with card_in(reader) as (card, _):
+        for _ in range(3):
+            assert card.transmit(ASK) == Response(data, 0x9000)
+
+
+def test_a_message_in_many_reads_is_put_together() -> None:
+    """A transport may hand on each packet by itself."""
+
+    def reader(command: bytes) -> list[Answer]:
+        raw = message(0x80, command[6], bytes(254) + b"\x90\x00")
+        return [raw[start : start + 64] for start in range(0, len(raw), 64)]
+
+    assert exchange(reader) == Response(bytes(254), 0x9000)
+
+
+def test_empty_packets_are_counted() -> None:
+    """A reader that sends nothing else is left."""
+    with pytest.raises(ProtocolError, match="too early"):
+        exchange(lambda _: [b""] * (MOST_EMPTY + 1))
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault.TIMEOUT, DeviceTimeout),
+        (Fault.STALL, DeviceStall),
+        (Fault.GONE, DeviceGone),
+        (Fault.BROKEN, DeviceGone),
+        (Fault.OVERFLOW, ProtocolError),
+        (Fault.SHORT, ProtocolError),
+        (Fault.EMPTY, DeviceTimeout),
+        (Fault.SEQUENCE, DeviceTimeout),
+        (Fault.SLOT, ProtocolError),
+        (Fault.KIND, ProtocolError),
+        (Fault.LENGTH, ProtocolError),
+        (Fault.RUBBISH, ProtocolError),
+        (Fault.FAILED, DeviceError),
+        (Fault.ABSENT, DeviceError),
+    ],
+)
+def test_a_bad_answer_is_named(fault: Fault, expected: type[DeviceError]) -> None:
+    """Each way to answer badly has its error."""
+    with pytest.raises(DeviceError) as caught:
+        exchange(ScriptedReader(faults={0: fault}))
+
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize("extra", [b"", b"x"])
+def test_a_length_that_no_message_has_is_a_protocol_error(extra: bytes) -> None:
+    """A header that announces four gigabytes is not waited for."""
+    with pytest.raises(ProtocolError, match="announces"):
+        exchange(lambda command: [b"\x80\xff\xff\xff\xff" + message(0x80, command[6])[5:] + extra])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "sentence"),
+    [
+        (0xFE, DeviceError, "does not answer"),
+        (0xFB, DeviceError, "hardware"),
+        (0xF6, DeviceError, "protocol"),
+        (0xE0, DeviceBusy, "busy"),
+        (0xF2, DeviceBusy, "busy"),
+        (0x00, DeviceError, "does not know"),
+        (0x05, DeviceError, "error 05"),
+    ],
+)
+def test_a_failed_command_is_explained(error: int, expected: type[DeviceError], sentence: str) -> None:
+    """The reader's error code becomes a sentence, whatever the type of its answer."""
+    with pytest.raises(expected, match=sentence):
+        exchange(lambda command: [message(0x81, command[6], status=0x40, error=error)])
+
+
+def test_a_stalled_read_is_cleared_and_tried_once_more() -> None:
+    """The answer may stand behind the STALL."""
+    reader = ScriptedReader(lambda _: b"ok\x90\x00")
+
+    def stalling(command: bytes) -> list[Answer]:
+        return [usb_error(errno.EPIPE), *reader(command)]
+
+    with card_in(stalling) as (card, backend):
+        assert card.transmit(ASK) == Response(b"ok", 0x9000)
+        assert backend.calls.count("clear_halt") == 2  # once, on both endpoints
+
+
+def test_a_stalled_command_is_not_sent_again() -> None:
+    """It may have been taken, and a VERIFY sent twice costs two tries; the endpoints work again for the next."""
+    reader = ScriptedReader()
+
+    with card_in(reader) as (card, backend):
+        backend.errors["bulk_write"] = errno.EPIPE
+        with pytest.raises(DeviceStall):
+            card.transmit(ASK)
+        assert backend.calls.count("bulk_write") == 1
+        assert backend.calls.count("clear_halt") == 2
+        backend.errors.clear()
+        assert card.transmit(ASK).status == 0x9000
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=80), max_size=6), st.sampled_from([SHORT_APDU, EXTENDED_APDU]))
+def test_random_answers_raise_only_our_errors(answers: list[bytes], features: int) -> None:
+    """Bytes without sense end in a response or a device error, after a bounded number of reads."""
+    with card_in(lambda _: list(answers), descriptor=ccid_descriptor(features)) as (card, backend):
+        for _ in range(3):
+            try:
+                card.power_on()
+                card.transmit(ASK)
+            except DeviceError:
+                pass
+        assert backend.calls.count("bulk_read") < 500
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_random_fields_raise_only_our_errors(data: st.DataObject) -> None:
+    """So do well-formed messages with random contents."""
+
+    def reader(command: bytes) -> list[Answer]:
+        kind = data.draw(st.sampled_from([0x80, 0x80, 0x80, 0x81, 0x82]))
+        status = data.draw(st.sampled_from([0, 0, 0, 0, 0x40, 0x80, 0xC0, 0x42]))
+        raw = message(
+            kind, command[6], data.draw(st.binary(max_size=70)), status=status, error=data.draw(st.integers(0, 255))
+        )
+        return [raw[:9] + bytes([data.draw(st.sampled_from([0, 0, 1, 2, 3, 0x10]))]) + raw[10:]]
+
+    level = data.draw(st.sampled_from([SHORT_APDU, EXTENDED_APDU]))
+    with card_in(reader, descriptor=ccid_descriptor(level), clock=Clock()) as (card, _):
+        try:
+            card.power_on()
+            card.transmit(Command(0xDA, data=bytes(data.draw(st.integers(0, 600)))), timeout=200)
+        except DeviceError:
+            pass
