@@ -110,6 +110,21 @@ class Manager:
         running = {(device.serial, device.family) for device in self._resets.values()}
         return tuple(intent for intent in self._journal.pending() if (intent.serial, intent.family) not in running)
 
+    async def refresh(self, device: Device) -> None:
+        """Ask a device once more; `find` knows the answer afterwards.
+
+        Raises `AttachmentChanged`, or the `DeviceError` that says why it cannot be asked.
+        """
+        attachment = device.attachment
+        self._require_idle(attachment)
+        current = self._registry.at(attachment)
+        if current is None:
+            raise AttachmentChanged(device.serial)
+        driver = self._registry.driver(current.family)
+        probe = await self._probe(driver, attachment)
+        serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
+        self._registry.learn(attachment, driver.family, serial, probe=probe)
+
     async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
         """Reset exactly the attachment that was shown. Cancelling the caller does not stop a reset that has begun.
 
@@ -119,8 +134,7 @@ class Manager:
         attachment = device.attachment
         if attachment in self._asking:
             await asyncio.wait([self._asking[attachment]])
-        if attachment in self._calls:
-            raise DeviceBusy("an operation on it has not ended")
+        self._require_idle(attachment)
         current = self._registry.at(attachment)
         if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
             raise AttachmentChanged(device.serial)
@@ -209,6 +223,10 @@ class Manager:
         del self._calls[attachment]
         if (error := call.exception()) is not None:  # read here too: after a time-out nobody else does
             _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
+
+    def _require_idle(self, attachment: Attachment) -> None:
+        if attachment in self._calls:
+            raise DeviceBusy("an operation on it has not ended")
 
     def _with_intent(self, device: Device) -> Device:
         mine = (device.serial, device.family)

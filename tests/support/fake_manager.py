@@ -34,6 +34,7 @@ class FakeManager:
     problem: Exception | None = None  # what `find` raises
     failure: Exception | None = None  # what `factory_reset` raises
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "667788"))
+    refreshed: Device | Exception | None = None  # what a device that is asked again turns out to be
     steps: tuple[str, ...] = ()
     during: Callable[[], Awaitable[None]] | None = None
     resets: list[tuple[str, str, str]] = field(default_factory=list)
@@ -57,6 +58,12 @@ class FakeManager:
             if device.serial == serial and device.hsm_class is hsm_class:
                 return device
         raise UnknownSerial(serial)
+
+    async def refresh(self, device: Device) -> None:
+        if isinstance(self.refreshed, Exception):
+            raise self.refreshed
+        if self.refreshed:
+            self.attached = [self.refreshed]
 
     async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
         self.resets.append((device.serial, actor, origin))

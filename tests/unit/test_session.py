@@ -32,7 +32,7 @@ from appliance.errors import (
     WrongClass,
 )
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Device, HsmClass, Intent, Outcome
+from appliance.hsm.model import HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
 from appliance.shell.commands import token_backup
 from appliance.shell.invocation import Origin, Services
@@ -290,20 +290,49 @@ async def test_only_a_reset_that_was_proved_is_called_successful(outcome: Outcom
 
 
 @pytest.mark.parametrize(
-    ("device", "code"),
+    ("problem", "sentence"),
     [
-        (token(probe=None, problem="it did not answer"), "300000 : CKR_DEVICE_ERROR"),
-        (token(probe=None), "300000 : CKR_DEVICE_ERROR"),
-        (token(obstacle="no"), "540000 : CKR_FUNCTION_NOT_SUPPORTED"),
+        (DeviceTimeout("x"), "The token does not answer. Nothing was reset."),
+        (DeviceBusy("x"), "The token is in use by another program. Nothing was reset."),
+        (DeviceGone("x"), "Specified token was removed or replaced. Nothing was reset."),
     ],
 )
-async def test_a_token_known_to_be_unfit_is_refused_unasked(device: Device, code: str) -> None:
-    """An unreachable token, or one that cannot be reset, is refused before the question."""
-    shell = Shell(FakeManager([device]))
+async def test_an_unreachable_token_is_asked_again_and_its_own_trouble_is_told(
+    problem: Exception, sentence: str
+) -> None:
+    """What could not be asked when it was plugged in is asked before the question, and refused if that fails."""
+    shell = Shell(FakeManager([token(probe=None, problem="it did not answer")], refreshed=problem))
 
     screen = await shell.command(RESET)
 
-    assert f"failed. ({code})" in screen
+    assert f"Error:  {sentence}" in screen
+    assert "CAUTION" not in screen
+    assert shell.manager.resets == []
+
+
+async def test_a_token_that_came_to_itself_can_be_reset() -> None:
+    """A token that another program has let go meanwhile is reset like any other."""
+    shell = Shell(FakeManager([token(probe=None, problem="busy")], refreshed=token()))
+    await shell.command(RESET, "proceed")
+
+    assert shell.done
+
+
+async def test_a_token_that_turns_out_to_be_another_is_not_reset() -> None:
+    """When the device, once it answers, has another serial number than the one typed, it is not the one."""
+    shell = Shell(FakeManager([token(probe=None, problem="busy")], refreshed=token("123456")))
+
+    assert await shell.command(f"{RESET} -force") == frame(*UNKNOWN)
+    assert shell.manager.resets == []
+
+
+async def test_a_token_that_cannot_be_reset_is_refused_unasked() -> None:
+    """Where a reset would break the device, the question is not even asked."""
+    shell = Shell(FakeManager([token(obstacle="no life cycle")]))
+
+    screen = await shell.command(RESET)
+
+    assert "failed. (540000 : CKR_FUNCTION_NOT_SUPPORTED)" in screen
     assert "CAUTION" not in screen
     assert shell.manager.resets == []
 

@@ -77,7 +77,11 @@ async def _factory_reset(call: Invocation) -> Reply:
     await manager.settled()
     try:
         device = manager.find(serial, HsmClass.BACKUP)
-        _check_resettable(device)
+        if device.probe is None:  # it may have been freed, or have come to itself, since it was asked
+            await manager.refresh(device)
+            device = manager.find(serial, HsmClass.BACKUP)
+        if device.probe and device.probe.obstacle:
+            raise ResetUnsupported(device.probe.obstacle)
         if "force" not in call.options:
             stopped = await _confirm(call)
             if stopped is not None:
@@ -122,14 +126,6 @@ async def _confirm(call: Invocation) -> Reply | None:
 
 async def _say_aborted(call: Invocation) -> None:
     await call.terminal.write(f"\n'{call.command}' aborted.\n")
-
-
-def _check_resettable(device: Device) -> None:
-    """Refuse before anything is asked, when it is known already that the reset cannot be begun."""
-    if device.probe is None:
-        raise DeviceTimeout(device.problem or "it has not been identified yet")
-    if device.probe.obstacle:
-        raise ResetUnsupported(device.probe.obstacle)
 
 
 @asynccontextmanager
