@@ -171,7 +171,7 @@ def unexplained(lines: list[str]) -> list[int]:
     found = []
     for number, line in enumerate(lines, start=1):
         match = EXCEPTION.search(line)
-        if match and len(match["reason"].strip(" #:-").split()) < 2:
+        if match and not match["reason"].strip(" #:-"):
             found.append(number)
     return found
 
