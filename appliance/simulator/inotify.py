@@ -12,6 +12,8 @@ IN_OPEN = 0x020
 IN_MOVED_FROM = 0x040
 IN_MOVED_TO = 0x080
 IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
 IN_Q_OVERFLOW = 0x4000  # events were lost: look at everything
 
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The USB descriptors of a simulated token, byte for byte as a host reads them.
+
+Layouts: USB 2.0, 9.6, and the CCID specification 1.1, 5.1.
+"""
+
+import struct
+
+VENDOR_ID, PRODUCT_ID = 0x234B, 0x0000  # those of Gnuk tokens, which the OpenPGP driver knows
+CCID_CLASS = 0x0B
+OUT, IN = 0x01, 0x81  # the bulk endpoints
+PACKET = 64  # bytes; full speed
+LONGEST_MESSAGE = 271  # bytes of a CCID message: a short APDU of 261 and the header
+
+MANUFACTURER, PRODUCT = "appliance-console", "Simulated OpenPGP token"
+_ENGLISH = 0x0409
+
+_DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT, _CCID = 1, 2, 3, 4, 5, 0x21
+
+# Configuration by ATR, voltage, clock, baud rate, parameter negotiation and IFSD are automatic; short APDU level.
+FEATURES = 0x0002047A
+_CLOCK, _RATE = 4000, 10753  # kHz and bit/s: one each
+
+CCID = struct.pack(
+    "<BBHBBLLLBLLBLLLLLBBHBB",
+    *(54, _CCID, 0x0110, 0, 0x07),  # one slot; 5, 3 and 1.8 V
+    0x00000002,  # T=1
+    *(_CLOCK, _CLOCK, 0, _RATE, _RATE, 0),
+    *(254, 0, 0),  # the longest information field; no synchronous protocols; no mechanics
+    *(FEATURES, LONGEST_MESSAGE),
+    *(0xFF, 0xFF, 0, 0, 1),  # class bytes echoed; no display, no PIN pad; one slot busy at a time
+)
+INTERFACE = struct.pack("<BBBBBBBBB", 9, _INTERFACE, 0, 0, 2, CCID_CLASS, 0, 0, 0)
+ENDPOINTS = tuple(struct.pack("<BBBBHB", 7, _ENDPOINT, address, 0x02, PACKET, 0) for address in (OUT, IN))
+_BODY = b"".join((INTERFACE, CCID, *ENDPOINTS))
+CONFIGURATION = struct.pack("<BBHBBBBB", 9, _CONFIGURATION, 9 + len(_BODY), 1, 1, 0, 0x80, 50)
+
+
+def device(usb_serial: str) -> bytes:
+    """The device descriptor; a device without a serial number refers to no such string."""
+    strings = (1, 2, 3 if usb_serial else 0)
+    return struct.pack(
+        "<BBHBBBBHHHBBBB", 18, _DEVICE, 0x0200, 0, 0, 0, PACKET, VENDOR_ID, PRODUCT_ID, 0x0010, *strings, 1
+    )
+
+
+def descriptor(usb_serial: str, value: int) -> bytes | None:
+    """The answer to GET_DESCRIPTOR with this wValue, in full; None when there is no such descriptor."""
+    strings = ["", MANUFACTURER, PRODUCT, *([usb_serial] if usb_serial else [])]
+    match divmod(value, 0x100):
+        case 1, 0:
+            return device(usb_serial)
+        case 2, 0:
+            return CONFIGURATION + _BODY
+        case 3, 0:
+            return struct.pack("<BBH", 4, _STRING, _ENGLISH)
+        case 3, index if index < len(strings):
+            text = strings[index].encode("utf-16-le")
+            return bytes([2 + len(text), _STRING]) + text
+        case _:
+            return None

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One simulated USB device, from its plugging in to its unplugging: a CCID reader with an OpenPGP card in it.
+
+Everything here blocks and is safe to call from any thread; a transfer that fails raises `OSError` with the errno with
+which libusb would report it.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from appliance.errors import ApplianceError
+from appliance.simulator import descriptors
+from appliance.simulator.ccid_reader import HEADER, CardMute, CcidReader
+from appliance.simulator.faults import Fault, Misdeed, When
+from appliance.simulator.flash import Flash, Slot
+from appliance.simulator.iso7816 import Refused
+from appliance.simulator.openpgp_card import OpenPgpCard
+from appliance.simulator.openpgp_data import CREATED, FINGERPRINT
+from appliance.simulator.token_file import FileGone, TokenFile, create
+
+_EXTENSION = 0.5  # seconds between the time extensions of a slow answer
+
+# Called around each command with the file, the command's number since the plug-in, the command, and the side.
+Observer = Callable[[Path, int, bytes, When], None]
+
+
+def new_token(path: Path, serial: str, with_keys: int = 0) -> None:
+    """Make the file of a new token, with that many of its three keys. Raises `ApplianceError`; replaces no file."""
+    digits = serial.upper()
+    if not 1 <= len(digits) <= 8 or not set(digits) <= set("0123456789ABCDEF"):
+        raise ApplianceError("The serial number must be one to eight hexadecimal digits, such as 667788.")
+    if not 0 <= with_keys <= len(Slot):
+        raise ApplianceError(f"A token has {len(Slot)} keys at most.")
+    flash = Flash.new(digits.rjust(8, "0"))
+    create(path, _with_keys(flash, list(Slot)[:with_keys]) if with_keys else flash)
+
+
+def _with_keys(flash: Flash, slots: list[Slot]) -> Flash:
+    from appliance.simulator import openpgp_keys
+
+    created = int(time.time())
+    keys = {slot: openpgp_keys.generate(flash.kek, slot) for slot in slots}
+    fingerprints = {FINGERPRINT[slot]: openpgp_keys.fingerprint(slot, keys[slot].public, created) for slot in slots}
+    times = {CREATED[slot]: created.to_bytes(4, "big") for slot in slots}
+    return replace(flash, keys=keys, objects={**fingerprints, **times})
+
+
+class _Silence(Exception):  # noqa: N818 (a fault that was asked for)
+    """A command is not answered."""
+
+
+class SimulatedDevice:
+    """The device of one token file, plugged in. `flash` is None when the file is damaged: then the card is mute.
+
+    `vanished` is called, from whatever thread, when the device leaves the bus by itself.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        flash: Flash | None,
+        usb_serial: str,
+        vanished: Callable[["SimulatedDevice", float | None], None],
+        observe: Observer | None = None,
+    ) -> None:
+        self.file = file
+        self.usb_serial = usb_serial
+        self.holder: object | None = None  # who claimed the interface
+        self.configuration = 1  # as the kernel chooses it when a device is plugged in
+        self._vanished = vanished
+        self._observe = observe
+        self._card = OpenPgpCard(flash, self._save) if flash else None
+        self._reader = CcidReader(self)
+        self._commands = 0
+        self._changed = threading.Condition(threading.RLock())
+        self._gone = self._hung = self._halted = False
+        self._incoming = b""
+        self._outgoing: deque[tuple[float, bytes]] = deque()  # packets, and when each is ready
+        self._delay = 0.0  # seconds that the answer in the making takes
+        self._shortened: int | None = None  # bytes that arrive of it
+
+    # The plug
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has left the bus, or its file is not where it was."""
+        return self._gone or not self.file.in_place()
+
+    def unplug(self) -> None:
+        """It has left the bus: every transfer ends with ENODEV, also the ones under way."""
+        with self._changed:
+            self._gone = True
+            self._reader.power_off()
+            self._changed.notify_all()
+
+    def _demand(self) -> None:
+        if self.gone:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    # The interface
+
+    def claim(self, holder: object) -> None:
+        """Hold the interface alone. EBUSY while another does."""
+        with self._changed:
+            self._demand()
+            busy = self._next_fault(lambda fault: fault.do is Misdeed.BUSY and fault.times != 0)
+            if busy or self.holder not in (None, holder):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            self.holder = holder
+
+    def release(self, holder: object) -> None:
+        """Hold it no longer."""
+        with self._changed:
+            if self.holder is holder:
+                self.holder = None
+
+    def reset(self) -> None:
+        """A reset of the port: the card loses its power, and what was under way is lost."""
+        with self._changed:
+            self._demand()
+            self._reader.power_off()
+            self._hung = self._halted = False
+            self._incoming = b""
+            self._outgoing.clear()
+
+    def clear_halt(self, endpoint: int) -> None:
+        """CLEAR_FEATURE(ENDPOINT_HALT) (USB 2.0, 9.4.5)."""
+        with self._changed:
+            self._demand()
+            if endpoint == descriptors.IN:
+                self._halted = False
+
+    def halted(self, endpoint: int) -> bool:
+        """Whether the endpoint answers every transfer with STALL."""
+        return endpoint == descriptors.IN and self._halted
+
+    def abort(self, sequence: int) -> None:
+        """The class request ABORT (CCID 1.1, 5.3.1)."""
+        with self._changed:
+            self._demand()
+            self._reader.abort(sequence)
+
+    # Bulk transfers
+
+    def write(self, data: bytes) -> int:
+        """One transfer to the device; a message is whole with its last byte, or with a short packet."""
+        with self._changed:
+            self._demand()
+            self._incoming += data
+            whole = len(self._incoming) >= HEADER and len(self._incoming) >= HEADER + _announced(self._incoming)
+            if self._incoming and (whole or len(data) % descriptors.PACKET or not data):
+                message, self._incoming = self._incoming, b""
+                self._answer(message)
+            return len(data)
+
+    def read(self, size: int, timeout: float | None) -> bytes:
+        """One transfer from the device: up to a short packet, or `size` bytes; `timeout` in seconds, None for ever.
+
+        ETIMEDOUT when nothing came, EPIPE on a STALL, EOVERFLOW when a packet does not fit in what is left of `size`.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        data = b""
+        with self._changed:
+            while True:
+                self._demand()
+                if self._halted:
+                    raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+                now = time.monotonic()
+                ready = self._outgoing[0][0] if self._outgoing else None
+                if ready is not None and ready <= now:
+                    packet = self._outgoing.popleft()[1]
+                    if len(data) + len(packet) > size:
+                        raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
+                    data += packet
+                    if len(packet) < descriptors.PACKET or len(data) == size:
+                        return data
+                elif deadline is not None and deadline <= now:
+                    if data:
+                        return data
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+                else:
+                    ends = [moment - now for moment in (deadline, ready) if moment is not None]
+                    self._changed.wait(min(ends, default=None))
+
+    def _answer(self, message: bytes) -> None:
+        self._delay, self._shortened = 0.0, None
+        if self._hung:
+            return
+        try:
+            answers = self._reader.handle(message)
+        except _Silence:
+            self._changed.notify_all()
+            return
+        now = time.monotonic()
+        if self._delay:
+            extensions = int(self._delay / _EXTENSION)
+            for number in range(extensions):
+                self._send(answers[0], now + number * _EXTENSION)
+        for answer in answers:
+            self._send(answer[: self._shortened] if answer is answers[-1] else answer, now + self._delay)
+        self._changed.notify_all()
+
+    def _send(self, message: bytes, ready: float) -> None:
+        """Cut into packets; one that is full at the end is followed by an empty one (USB 2.0, 5.8.3)."""
+        for start in range(0, len(message) + 1, descriptors.PACKET):
+            self._outgoing.append((ready, message[start : start + descriptors.PACKET]))
+
+    # The card in the reader, with its faults
+
+    def power_on(self) -> bytes:
+        """The answer to reset."""
+        if self._card is None:
+            raise CardMute
+        try:
+            return self._card.power_on()
+        except Refused as refused:
+            raise CardMute from refused
+
+    def power_off(self) -> None:
+        """Take the card's power away."""
+        if self._card is not None:
+            self._card.power_off()
+
+    def transmit(self, apdu: bytes) -> bytes:
+        """The card's response, or what the faults of the moment make of it."""
+        if self._card is None:
+            raise CardMute
+        self._commands += 1
+        number = self._commands
+        self._around(number, apdu, When.BEFORE)
+        response = self._card.transmit(apdu)
+        self._around(number, apdu, When.AFTER)
+        return response
+
+    def _around(self, number: int, apdu: bytes, when: When) -> None:
+        if self._observe:
+            self._observe(self.file.path, number, apdu, when)
+        self._demand()
+        fault = self._next_fault(lambda fault: fault.when is when and fault.strikes(number, apdu))
+        if fault is not None:
+            self._misbehave(fault)
+
+    def _misbehave(self, fault: Fault) -> None:
+        match fault.do:
+            case Misdeed.HANG:
+                self._hung = True
+                raise _Silence
+            case Misdeed.STALL:
+                self._halted = True
+                raise _Silence
+            case Misdeed.VANISH:
+                self.unplug()
+                self._vanished(self, fault.back)
+                self._demand()
+            case Misdeed.SHORT:
+                self._shortened = fault.length
+            case Misdeed.SLOW:
+                self._delay = fault.seconds
+            case Misdeed.SERIAL if self._card is not None:
+                self._card.serial = fault.serial.upper()
+
+    def _next_fault(self, wanted: Callable[[Fault], bool]) -> Fault | None:
+        """The first fault that is due, counted down in the file if its number of times is limited."""
+        if self._card is None:
+            return None
+        faults = self._card.flash.faults
+        for index, fault in enumerate(faults):
+            if wanted(fault):
+                if fault.times:
+                    fewer = (*faults[:index], replace(fault, times=fault.times - 1), *faults[index + 1 :])
+                    with suppress(Refused):  # a full disk: then the fault is due once more
+                        self._card.change(replace(self._card.flash, faults=fewer))
+                return fault
+        return None
+
+    def _save(self, flash: Flash) -> None:
+        """Make a change durable. A device whose file is gone has no power any more."""
+        try:
+            self.file.save(flash)
+        except FileGone:
+            self.unplug()
+            self._demand()
+
+
+def _announced(message: bytes) -> int:
+    return int.from_bytes(message[1:5], "little")

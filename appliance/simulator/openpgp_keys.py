@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of a simulated OpenPGP card: NIST P-256, stored only under a KEK (AES-256-GCM).
+
+The only module that imports cryptography. It is imported when a key is first used, because a start should be quick.
+"""
+
+import hashlib
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from appliance.simulator.flash import Key, Slot, Source
+
+CURVE = ec.SECP256R1()
+SIZE = 32  # bytes of a scalar and of a coordinate
+_NONCE = 12  # bytes (NIST SP 800-38D, 5.2.1.1)
+_HASHES: dict[int, hashes.HashAlgorithm] = {
+    kind.digest_size: kind
+    for kind in (hashes.SHA1(), hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512())  # noqa: S303 (the host hashes; the card learns only the length)
+}
+
+
+def generate(kek: bytes, slot: Slot) -> Key:
+    """A new key pair."""
+    return _key(kek, slot, ec.generate_private_key(CURVE), Source.GENERATED)
+
+
+def imported(kek: bytes, slot: Slot, private: bytes) -> Key:
+    """The key pair of a scalar that came from outside. Raises `ValueError` for one that the curve does not have."""
+    return _key(kek, slot, ec.derive_private_key(int.from_bytes(private, "big"), CURVE), Source.IMPORTED)
+
+
+def sign(kek: bytes, slot: Slot, key: Key, digest: bytes) -> bytes:
+    """The ECDSA signature of a hash, r and s side by side. Raises `ValueError` for a length that no hash has."""
+    if len(digest) not in _HASHES:
+        raise ValueError("no hash has this length")
+    signature = _private(kek, slot, key).sign(digest, ec.ECDSA(Prehashed(_HASHES[len(digest)])))
+    return b"".join(number.to_bytes(SIZE, "big") for number in decode_dss_signature(signature))
+
+
+def agree(kek: bytes, slot: Slot, key: Key, point: bytes) -> bytes:
+    """The ECDH shared secret. Raises `ValueError` for what is no point of the curve."""
+    peer = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, point)
+    return _private(kek, slot, key).exchange(ec.ECDH(), peer)
+
+
+def fingerprint(slot: Slot, public: bytes, created: int) -> bytes:
+    """The OpenPGP fingerprint (RFC 4880, 12.2; RFC 6637, 9); `created` in seconds since 1970."""
+    algorithm, parameters = (18, b"\x03\x01\x08\x07") if slot is Slot.DECRYPTION else (19, b"")
+    oid = bytes.fromhex("082A8648CE3D030107")
+    point = (8 * len(public) - 5).to_bytes(2, "big") + public  # an MPI: the first byte of a point is 04
+    packet = b"\x04" + created.to_bytes(4, "big") + bytes([algorithm]) + oid + point + parameters
+    return hashlib.sha1(b"\x99" + len(packet).to_bytes(2, "big") + packet, usedforsecurity=False).digest()
+
+
+def _key(kek: bytes, slot: Slot, private: ec.EllipticCurvePrivateKey, source: Source) -> Key:
+    nonce = os.urandom(_NONCE)
+    scalar = private.private_numbers().private_value.to_bytes(SIZE, "big")
+    sealed = nonce + AESGCM(kek).encrypt(nonce, scalar, slot.value.encode())
+    public = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return Key(sealed, public, source)
+
+
+def _private(kek: bytes, slot: Slot, key: Key) -> ec.EllipticCurvePrivateKey:
+    """The private half. Raises `ValueError` when the file was tampered with."""
+    try:
+        scalar = AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], slot.value.encode())
+    except InvalidTag as error:
+        raise ValueError("the key does not open with this KEK") from error
+    return ec.derive_private_key(int.from_bytes(scalar, "big"), CURVE)
