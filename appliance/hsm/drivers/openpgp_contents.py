@@ -98,8 +98,8 @@ class Contents:
         texts = (("card holder's name", self.name), ("login name", self.login), ("URL of the public key", self.url))
         return (
             *(f"the {name} has {tries} tries left, not {FULL_TRIES}" for name, tries in pins if tries != FULL_TRIES),
-            *(f"there is a {name} key" for name in self.keys),
-            *(f"the time of a {name} key is recorded" for name in self.dated_keys),
+            *(f"the {name} key is present" for name in self.keys),
+            *(f"the time of the {name} key is recorded" for name in self.dated_keys),
             *(f"the {name} is set" for name, value in texts if value),
         )
 
