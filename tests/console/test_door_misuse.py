@@ -36,6 +36,7 @@ async def door(house: House) -> AsyncIterator[Door]:
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="another protocol"),
         pytest.param(b"\xff" * 100_000, id="much of nothing"),
         pytest.param(encode(Kind.DATA, b"exit\r"), id="data before the opening"),
+        pytest.param(encode(Kind.DATA, encode_open("yes", "")[3:]), id="opening that calls itself data"),
         pytest.param(encode(Kind.END), id="end before the opening"),
         pytest.param(encode(Kind.EXIT, b"\x00"), id="exit status from a client"),
         pytest.param(encode(Kind.OPEN, b"{}"), id="opening that says nothing"),

@@ -4,7 +4,7 @@
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from appliance.accounts.store import AccountStore
 from appliance.console.door import Door, listen
 from appliance.errors import ApplianceError, StateError
+from tests.support.door_client import DoorClient
 from tests.support.door_house import NOBODY_UID, House
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="to connect as another user takes root")
@@ -21,12 +22,6 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="to connect as another us
 def house() -> Iterator[House]:
     with House.build() as house:
         yield house
-
-
-@pytest.fixture
-async def door(house: House) -> AsyncIterator[Door]:
-    async with house.open() as door:
-        yield door
 
 
 def test_socket_is_for_the_group_only(tmp_path: Path) -> None:
@@ -46,6 +41,14 @@ def test_socket_belongs_to_its_group(tmp_path: Path) -> None:
     """The socket is given to the group of that name, if there is one."""
     with listen(tmp_path / "door", "nogroup"):
         assert (tmp_path / "door").stat().st_gid == NOBODY_UID
+
+
+@as_root
+async def test_others_cannot_connect(house: House) -> None:
+    """A user who is neither the owner nor in the group does not get as far as the door."""
+    with listen(house.path, "no-such-group"), pytest.raises(PermissionError):
+        async with DoorClient.connect(house.path, uid=NOBODY_UID):
+            pass
 
 
 def test_stale_socket_is_replaced(tmp_path: Path) -> None:

@@ -189,6 +189,45 @@ async def test_much_both_ways_does_not_lock(path: Path) -> None:
         assert await run(*lunash(path), typed=much) == (0, much, b"")
 
 
+async def test_waiting_costs_nothing(path: Path) -> None:
+    """While nobody types and nothing is printed, the client sleeps."""
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        await peer.say(Kind.DATA, b"ready")
+        await peer.frame()
+        await peer.say(Kind.EXIT, b"\x00")
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        await client.expect(b"ready")
+        await client.asleep()
+        client.type(b"x")
+        assert await client.ended() == (0, b"")
+
+
+async def test_busy_door_slows_the_typing_down(path: Path) -> None:
+    """What the door does not take yet stays with the one who types, not in the client's memory."""
+    much = b"x" * 8_000_000
+    may_read = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await may_read.wait()
+        await peer.opening()
+        assert await peer.data(len(much)) == much
+        await peer.say(Kind.EXIT, b"\x00")
+
+    async with door(path, script):
+        process = await asyncio.create_subprocess_exec(*lunash(path), stdin=asyncio.subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(much)
+        _, typing = await asyncio.wait([asyncio.create_task(process.stdin.drain())], timeout=0.5)
+        assert typing, "eight megabytes were taken though the door reads nothing"
+        may_read.set()
+        async with asyncio.timeout(LIMIT):
+            await process.communicate()
+        assert process.returncode == 0
+
+
 async def test_terminal_is_raw_and_restored(path: Path) -> None:
     """With a terminal, keys such as Ctrl-C, Ctrl-Z and Ctrl-D go through as bytes; at the end all is as it was."""
     keys = b"\x03\x1a\x04\x11\x13\x1c\r\x7f"

@@ -97,13 +97,17 @@ class DoorClient:
 
 @contextmanager
 def _as_user(uid: int) -> Iterator[None]:
-    """Be the user `uid` for a moment; the whole process is, so nothing may be awaited inside."""
-    before = os.geteuid()
+    """Be the user `uid`, in no group of ours, for a moment; the whole process is, so nothing may be awaited inside."""
+    before, group, groups = os.geteuid(), os.getegid(), os.getgroups()
     if uid == before:
         yield
         return
+    os.setgroups([])
+    os.setegid(uid)
     os.seteuid(uid)
     try:
         yield
     finally:
         os.seteuid(before)
+        os.setegid(group)
+        os.setgroups(groups)

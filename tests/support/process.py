@@ -57,6 +57,15 @@ class PtyProcess:
         """Whether the terminal neither echoes nor waits for whole lines nor makes signals of keys."""
         return not self.settings[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
 
+    async def asleep(self) -> None:
+        """Wait until the child itself waits for something (proc_pid_stat(5), state)."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                status = Path(f"/proc/{self.process.pid}/stat").read_text()
+                if status.rpartition(")")[2].split()[0] == "S":
+                    return
+                await asyncio.sleep(0.005)
+
     def type(self, data: bytes) -> None:
         """Type `data`."""
         os.write(self._controller, data)
