@@ -140,7 +140,7 @@ def parse(line: bytes) -> Link:
     except (ValueError, RecursionError):
         raise ValueError("not a record: no JSON") from None
     match record:
-        case {"seq": int(seq), "prev": str(prev)} if seq > 0:
+        case {"seq": int(seq), "prev": str(prev)}:
             return Link(seq, prev, digest)
     raise ValueError("not a record: no number and no previous hash")
 

@@ -395,7 +395,7 @@ def head_damaged(path: Path) -> None:
 
 def head_of_another_log(path: Path) -> None:
     head = path.with_name("audit.head")
-    head.write_bytes(head.read_bytes()[:-70] + b"0" * 67 + head.read_bytes()[-3:])
+    head.write_bytes(head.read_bytes()[: -len('"}\n') - 64] + b"0" * 64 + b'"}\n')
 
 
 def rubbish_line(path: Path) -> None:
@@ -430,6 +430,17 @@ def test_a_log_with_a_damaged_end_is_not_continued(damage: Callable[[Path], None
         AuditLog.open(path)
 
     assert path.read_bytes() == before
+
+
+def test_rubbish_is_not_set_aside_piece_by_piece(path: Path) -> None:
+    """What is longer than a record was not torn by a power cut: it stays as it is."""
+    filled(path, 0)
+    endless_line(path)
+
+    with pytest.raises(StateError, match="ends in something that is no record"):
+        AuditLog.open(path)
+
+    assert path.stat().st_size == 3 * LONGEST_RECORD
 
 
 def test_two_daemons_do_not_share_a_log(path: Path) -> None:

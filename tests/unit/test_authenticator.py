@@ -110,12 +110,14 @@ async def test_without_a_store_nobody_gets_in(tmp_path: Path, clock: Clock, chec
 
 
 async def test_nobodys_verifier_is_never_matched(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even a password that matched the stand-in of an unknown user would lead to no account."""
+    """Even a password that matched the stand-in of an unknown user would be a failure."""
     monkeypatch.setattr(module, "check", lambda _verifier, _password: True)
 
     authenticator = Authenticator(None, tmp_path / "lockout.json", clock=clock, sleep=clock.sleep)
 
     assert await authenticator.login("ttyS0", "admin", "x") is None
+    assert await authenticator.login("ttyS0", "admin", "x") is None
+    assert clock.slept == [0, 1]
 
 
 async def test_failures_cost_more_and_more(login: Login, clock: Clock) -> None:
@@ -175,10 +177,11 @@ async def test_a_waiting_line_does_not_stop_another(
     tmp_path: Path, store: AccountStore, clock: Clock, checked: list[Verifier]
 ) -> None:
     """While one line waits out its pause, another logs in."""
-    released = asyncio.Event()
+    paused, released = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
         if seconds:
+            paused.set()
             await released.wait()
 
     authenticator = Authenticator(store, tmp_path / "lockout.json", clock=clock, sleep=sleep)
@@ -186,6 +189,7 @@ async def test_a_waiting_line_does_not_stop_another(
     waiting = asyncio.create_task(authenticator.login("10.0.0.7/1", "admin", RIGHT))
 
     async with asyncio.timeout(20):
+        await paused.wait()
         assert await authenticator.login("ttyS0", "admin", RIGHT)
         assert not waiting.done()
         released.set()

@@ -23,11 +23,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
     """The global state of both logging libraries is what it was before the test."""
-    handlers, level, settings = logging.root.handlers[:], logging.root.level, structlog.get_config()
+    handlers, level = logging.root.handlers[:], logging.root.level
+    configured, settings = structlog.is_configured(), structlog.get_config()
     yield
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
-    structlog.configure(**settings)
+    if configured:
+        structlog.configure(**settings)
+    else:
+        structlog.reset_defaults()
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -67,6 +71,8 @@ def test_a_record_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_level_is_a_threshold(level: str, written: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Records below the configured level are not written."""
     log = get_logger("appliance.test")  # made before `configure`, as every module does
+    log.critical("also used before")
+    capsys.readouterr()
     configure(level)
 
     log.debug("a")

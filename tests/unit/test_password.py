@@ -93,12 +93,18 @@ def test_the_same_characters_are_the_same_password(one: str, other: str) -> None
 
 @given(raw=st.binary(max_size=300))
 @settings(max_examples=50)
-def test_any_bytes_can_be_a_password(raw: bytes) -> None:
-    """Bytes that are no UTF-8 are neither an error nor the same as other bytes."""
-    typed = raw.decode("utf-8", "surrogateescape")
+def test_any_bytes_can_be_typed(raw: bytes) -> None:
+    """Bytes that are no UTF-8 are no error."""
+    assert not check(CHEAP, raw.decode("utf-8", "surrogateescape"))
 
-    assert not check(CHEAP, typed)
-    assert not check(CHEAP, typed + "\udcff")
+
+def test_bytes_that_are_no_text_count() -> None:
+    """A password with such bytes is accepted, and it is another one with others of them."""
+    verifier = make(b"caf\xe9".decode("utf-8", "surrogateescape"))
+
+    assert check(verifier, b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert not check(verifier, b"caf\xe8".decode("utf-8", "surrogateescape"))
+    assert not check(verifier, "caf?")
 
 
 def test_the_memory_is_given_back() -> None:

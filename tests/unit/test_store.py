@@ -40,6 +40,14 @@ def admin(store: AccountStore) -> Account:
     return account
 
 
+def contents(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -56,7 +64,7 @@ def test_the_first_start_makes_admin(path: Path) -> None:
 
     assert (account.name, account.role, account.must_change, account.last_login) == ("admin", Role.ADMIN, True, "")
     assert check(account.verifier, INITIAL)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert mode(path) == 0o600
 
 
 def test_the_file_holds_no_password(store: AccountStore, path: Path) -> None:
@@ -132,19 +140,19 @@ async def test_a_password_is_changed(store: AccountStore, path: Path) -> None:
     for account in (admin(store), admin(AccountStore.open(path))):
         assert check(account.verifier, GOOD)
         assert not account.must_change
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert mode(path) == 0o600
 
 
 @pytest.mark.parametrize("new", ["short", "PASSWORD", "admin is 7 Horses", "onlyletters"])
 async def test_a_bad_password_is_refused(new: str, store: AccountStore, path: Path) -> None:
     """A password that does not meet the policy changes nothing, and the reason does not quote it."""
-    before = path.read_bytes()
+    before = contents(path)
 
     with pytest.raises(PasswordRefused) as raised:
         await store.set_password("admin", new)
 
     assert new not in raised.value.reason
-    assert path.read_bytes() == before
+    assert contents(path) == before
     assert admin(store).must_change
 
 
@@ -212,12 +220,12 @@ async def test_a_cancelled_change_is_whole(store: AccountStore, path: Path) -> N
 # Damage.
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o602])
-def test_a_file_that_is_open_to_others_is_not_believed(mode: int, store: AccountStore, path: Path) -> None:
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o644, 0o602])
+def test_a_file_that_is_open_to_others_is_not_believed(bits: int, store: AccountStore, path: Path) -> None:
     """A file that others can read or write lets nobody in."""
-    path.chmod(mode)
+    path.chmod(bits)
 
-    with pytest.raises(StateError, match=f"{mode:04o}"):
+    with pytest.raises(StateError, match=f"{bits:04o}"):
         AccountStore.open(path)
 
 
@@ -232,8 +240,11 @@ def test_a_file_of_somebody_else_is_not_believed(
         AccountStore.open(path)
 
 
-@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_something_else_is_not_believed(kind: str, store: AccountStore, path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("link", "symbolic links"), ("folder", "Is a directory"), ("pipe", "not a regular file")],
+)
+def test_something_else_is_not_believed(kind: str, reason: str, store: AccountStore, path: Path) -> None:
     """Only a regular file is read, and no link is followed."""
     original = path.rename(path.with_name("original"))
     match kind:
@@ -244,7 +255,7 @@ def test_something_else_is_not_believed(kind: str, store: AccountStore, path: Pa
         case "pipe":
             os.mkfifo(path, 0o600)
 
-    with pytest.raises(StateError):
+    with pytest.raises(StateError, match=reason):
         AccountStore.open(path)
 
 
