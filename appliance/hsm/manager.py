@@ -225,8 +225,10 @@ class Manager:
             _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
 
     def _require_idle(self, attachment: Attachment) -> None:
+        if any(device.attachment == attachment for device in self._resets.values()):
+            raise DeviceBusy("a reset of it is running")
         if attachment in self._calls:
-            raise DeviceBusy("an operation on it has not ended")
+            raise DeviceTimeout("it has still not answered an earlier question")
 
     def _with_intent(self, device: Device) -> Device:
         mine = (device.serial, device.family)

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager knows what is plugged in, and nothing that a device does stands in the way of anything else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from appliance.errors import (
+    AmbiguousSerial,
+    AttachmentChanged,
+    DeviceBusy,
+    DeviceTimeout,
+    ProtocolError,
+    UnknownSerial,
+    WrongClass,
+)
+from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
+from appliance.hsm.model import HsmClass, HsmState, Outcome
+from appliance.hsm.reset import Report
+from tests.support.fake_driver import FakeToken, attachment, refused
+from tests.support.manager_house import BOUND, Build, Gate, House, builder, until
+
+HERE = attachment("1-1", 5, "A1")
+THERE = attachment("1-2", 6, "B2")
+DONE = Report(Outcome.DONE, "", "A1")
+
+
+@pytest_asyncio.fixture
+async def build(tmp_path: Path) -> AsyncIterator[Build]:
+    """Makes managers."""
+    async with builder(tmp_path) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def house(build: Build) -> House:
+    """A manager that has started, with the tokens A1 and B2 plugged in and asked."""
+    made = build()
+    made.source.plug(HERE)
+    made.source.plug(THERE)
+    await made.manager.start()
+    await made.settled()
+    return made
+
+
+# The inventory
+
+
+async def test_what_is_there_is_found_and_asked(house: House) -> None:
+    """After the start the devices that were plugged in before are known, in their own words."""
+    assert house.shown() == [("A1", HsmState.INITIALIZED), ("B2", HsmState.INITIALIZED)]
+    assert house.device().probe is not None
+
+
+async def test_the_start_does_not_wait_for_answers(build: Build) -> None:
+    """The first scan is applied at once; a device that is still being asked is of unknown state."""
+    made = build()
+    gate = Gate()
+    made.source.plug(HERE).hooks["probe"] = gate
+    async with asyncio.timeout(BOUND):
+        await made.manager.start()
+    shown = made.shown()
+    gate.open()
+
+    assert shown == [("A1", HsmState.UNKNOWN)]
+
+
+async def test_a_device_comes_and_goes(house: House) -> None:
+    """Plug and unplug show in the list as soon as the event is there."""
+    place = attachment("1-3", 7, "C3")
+    house.source.plug(place)
+    await house.settled()
+    with_it = house.shown()
+    house.source.unplug(place)
+
+    assert with_it[-1] == ("C3", HsmState.INITIALIZED)
+    assert [serial for serial, _ in house.shown()] == ["A1", "B2"]
+
+
+async def test_a_device_may_move_to_another_port(house: House) -> None:
+    """The same token in another port is the same serial number at a new place."""
+    house.source.unplug(HERE)
+    elsewhere = replace(HERE, sys_path="/sys/devices/usb1/1-7", address=12)
+    house.source.plug(elsewhere, FakeToken("A1"))
+    await house.settled()
+
+    assert house.device().attachment == elsewhere
+    assert await house.reset() == DONE
+
+
+async def test_a_re_enumerated_device_is_asked_anew(house: House) -> None:
+    """Another address at the same port is another attachment, and nothing of the old one is believed."""
+    token = house.driver.tokens.pop(HERE)
+    token.serial = "C3"
+    house.source.plug(replace(HERE, address=9, usb_serial="C3"), token)
+    await house.settled()
+
+    assert [serial for serial, _ in house.shown()] == ["B2", "C3"]
+
+
+async def test_a_hundred_devices_at_once(build: Build) -> None:
+    """A burst of devices is asked side by side; none is lost."""
+    made = build()
+    await made.manager.start()
+    places = [attachment(f"1-{number}", number, f"N{number:03}") for number in range(100)]
+    for place in places:
+        made.source.plug(place)
+    await made.settled()
+
+    assert made.shown() == [(place.usb_serial, HsmState.INITIALIZED) for place in places]
+
+
+async def test_a_burst_of_events_ends_in_the_truth(house: House) -> None:
+    """Doubled, stale and contradicting events leave what is plugged in at the end."""
+    for _ in range(50):
+        house.source.send(Plugged(HERE))
+        house.source.send(Unplugged(THERE.sys_path))
+        house.source.send(Plugged(THERE))
+        house.source.send(Rescan((THERE, HERE)))
+    await house.settled()
+
+    assert house.shown() == [("A1", HsmState.INITIALIZED), ("B2", HsmState.INITIALIZED)]
+
+
+async def test_two_devices_with_one_serial_are_both_listed(house: House) -> None:
+    """And neither is reset."""
+    device = house.device()
+    house.source.plug(attachment("1-3", 7, "X"), FakeToken("A1"))
+    await house.settled()
+
+    assert [serial for serial, _ in house.shown()] == ["A1", "A1", "B2"]
+    with pytest.raises(AmbiguousSerial):
+        house.device()
+    with pytest.raises(AmbiguousSerial):
+        await house.reset(device)
+    assert not any(token.touched for token in house.driver.tokens.values())
+
+
+async def test_a_device_without_a_serial_is_listed_and_not_found(house: House) -> None:
+    """It cannot be named, so it cannot be reset."""
+    house.source.plug(attachment("1-3", 7, ""), FakeToken(""))
+    await house.settled()
+
+    assert house.shown()[0] == ("", HsmState.INITIALIZED)
+    for name in ("", " "):
+        with pytest.raises(UnknownSerial):
+            house.device(name)
+
+
+async def test_what_is_no_hsm_is_forgotten(house: House) -> None:
+    """A USB id misled: the device is not listed, and not asked again at each scan."""
+    token = house.source.plug(attachment("1-3", 7, "C3"), FakeToken(stranger=True))
+    await house.settled()
+    house.source.rescan()
+    await house.settled()
+
+    assert [serial for serial, _ in house.shown()] == ["A1", "B2"]
+    assert token.steps.count("probe") == 1
+
+
+async def test_pki_tokens_are_apart(build: Build) -> None:
+    """A serial number of the configuration makes a device a PKI token, whatever USB said before."""
+    made = build(pki_serials=["a1"])
+    made.source.plug(HERE)
+    made.source.plug(THERE)
+    await made.manager.start()
+    await made.settled()
+
+    assert [device.serial for device in made.manager.devices(HsmClass.PKI)] == ["A1"]
+    assert [serial for serial, _ in made.shown()] == ["B2"]
+    with pytest.raises(WrongClass):
+        made.device("A1")
+
+
+# Devices that misbehave
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (DeviceBusy("another program holds it"), "another program holds it"),
+        (ProtocolError("rubbish"), "rubbish"),
+        (refused(), "conditions of use not satisfied (status 6985)"),
+        (IndexError("list index out of range"), "internal error: IndexError"),
+    ],
+)
+async def test_a_device_that_cannot_be_asked_is_unreachable(house: House, error: Exception, problem: str) -> None:
+    """It is listed with the reason under the serial that USB suggests; the others do not notice."""
+    token = FakeToken()
+    token.fail("probe", error)
+    house.source.plug(attachment("1-3", 7, "C3"), token)
+    await house.settled()
+
+    assert house.shown()[-1] == ("C3", HsmState.UNREACHABLE)
+    assert house.device("C3").problem == problem
+    assert await house.reset() == DONE
+
+
+async def test_a_scan_asks_the_unreachable_again(house: House) -> None:
+    """Once the other program has let it go, the next scan finds out what it is; the others are left in peace."""
+    token = FakeToken()
+    token.fail("open", DeviceBusy("another program holds it"))
+    house.source.plug(attachment("1-3", 7, "C3"), token)
+    await house.settled()
+    del token.hooks["open"]
+    token.serial = "C3"
+    house.source.rescan()
+    await house.settled()
+
+    assert house.shown()[-1] == ("C3", HsmState.INITIALIZED)
+    assert house.driver.tokens[HERE].steps.count("probe") == 1
+
+
+async def test_a_refresh_asks_at_once(house: House) -> None:
+    """Whoever needs an unreachable device now need not wait for the next scan, and learns what is wrong if it fails."""
+    place = attachment("1-3", 7, "C3")
+    token = FakeToken("C3")
+    token.fail("open", DeviceBusy("another program holds it"))
+    house.source.plug(place, token)
+    await house.settled()
+    device = house.device("C3")
+    with pytest.raises(DeviceBusy):
+        await house.manager.refresh(device)
+    del token.hooks["open"]
+    await house.manager.refresh(device)
+
+    assert house.device("C3").state is HsmState.INITIALIZED
+    house.source.unplug(place)
+    with pytest.raises(AttachmentChanged):
+        await house.manager.refresh(device)
+
+
+async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -> None:
+    """It stands in nobody's way; while its thread hangs, it is not asked again and nothing is done to it."""
+    made = build(probe_timeout=0.05)
+    gate = Gate()
+    hung = made.source.plug(HERE)
+    hung.hooks["probe"] = gate
+    await made.manager.start()
+    await made.settled()
+    made.source.plug(THERE)
+    made.source.rescan()
+    await made.settled()
+
+    assert made.shown() == [("A1", HsmState.UNREACHABLE), ("B2", HsmState.INITIALIZED)]
+    assert made.device().problem == "no answer in time"
+    with pytest.raises(DeviceTimeout):
+        await made.reset()
+    with pytest.raises(DeviceTimeout):
+        await made.manager.refresh(made.device())
+    assert (await made.reset(made.device("B2"))).outcome is Outcome.DONE
+    assert hung.steps == ["open", "probe"]
+    gate.open()
+
+
+async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
+    """When the hung thread has ended, the next scan finds the device well."""
+    made = build(probe_timeout=0.05)
+    gate = Gate()
+    token = made.source.plug(HERE)
+    token.hooks["probe 1"] = gate
+    await made.manager.start()
+    await made.settled()
+    gate.open()
+
+    def well_after_a_scan() -> bool:
+        made.source.rescan()
+        return made.shown() == [("A1", HsmState.INITIALIZED)]
+
+    await until(well_after_a_scan)
+
+
+async def test_a_device_that_is_pulled_while_it_is_asked_is_gone(build: Build) -> None:
+    """Its answer, when it comes, is nobody's."""
+    made = build()
+    gate = Gate()
+    made.source.plug(HERE).hooks["probe"] = gate
+    await made.manager.start()
+    made.source.unplug(HERE)
+    gone = made.shown()
+    gate.open()
+    await made.settled()
+
+    assert (gone, made.shown()) == ([], [])
+
+
+# The audit
+
+
+def told(house: House) -> list[tuple[object, ...]]:
+    """The plug events in the audit."""
+    records = house.records("present", "plug", "unplug")
+    return [tuple(record[key] for key in ("event", "serial", "usb_id", "port")) for record in records]
+
+
+async def test_arrivals_and_departures_are_audited(house: House) -> None:
+    """What was there at the start, what came and what went, with serial number, USB id and port."""
+    place = attachment("2-1.3", 7, "usb")
+    house.source.plug(place, FakeToken("C3"))
+    await house.settled()
+    house.source.unplug(place)
+    house.source.unplug(HERE)
+    await house.manager.stop()
+
+    assert sorted(told(house)[:2], key=str) == [
+        ("present", "A1", "f055:0001", "1-1"),
+        ("present", "B2", "f055:0001", "1-2"),
+    ]
+    assert told(house)[2:] == [
+        ("plug", "C3", "f055:0001", "2-1.3"),
+        ("unplug", "C3", "f055:0001", "2-1.3"),
+        ("unplug", "A1", "f055:0001", "1-1"),
+    ]
+
+
+async def test_a_short_visit_is_audited(house: House) -> None:
+    """A device that is pulled before it has answered has come and gone all the same."""
+    gate = Gate()
+    token = FakeToken("C3")
+    token.hooks["probe"] = gate
+    place = attachment("1-3", 7, "usb")
+    house.source.plug(place, token)
+    await gate.reached()
+    house.source.unplug(place)
+    gate.open()
+    await house.settled()
+    await house.manager.stop()
+
+    assert [(event, serial) for event, serial, _, _ in told(house)[2:]] == [("plug", "USB"), ("unplug", "USB")]
+
+
+async def test_nothing_is_audited_twice(house: House) -> None:
+    """Scans, repeated events and further questions are no news."""
+    house.source.rescan()
+    house.source.send(Plugged(HERE))
+    await house.settled()
+    await house.reset()
+    await house.settled()
+    await house.manager.stop()
+
+    assert len(told(house)) == 2
+
+
+async def test_what_is_no_hsm_is_not_audited(house: House) -> None:
+    """Only HSMs are of interest."""
+    place = attachment("1-3", 7, "C3")
+    house.source.plug(place, FakeToken(stranger=True))
+    await house.settled()
+    house.source.unplug(place)
+    await house.manager.stop()
+
+    assert len(told(house)) == 2
+
+
+HOSTILE = "\x1b[2J\u202e\r\n\0" + "A" * 200
+
+
+async def test_hostile_strings_are_only_strings(house: House) -> None:
+    """What a device calls itself is one escaped line in the audit, whatever it holds."""
+    house.source.plug(attachment("1-3", 7, HOSTILE), FakeToken(HOSTILE))
+    await house.settled()
+    await house.manager.stop()
+
+    assert told(house)[-1][1] == HOSTILE
+    assert b"\x1b" not in (house.folder / "audit.jsonl").read_bytes()

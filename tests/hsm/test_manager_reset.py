@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reset goes to exactly the device that was shown, and always ends in an answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from appliance.audit import NoAudit
+from appliance.errors import (
+    AttachmentChanged,
+    DeviceBusy,
+    DeviceError,
+    DeviceGone,
+    DeviceTimeout,
+    ResetUnsupported,
+    SerialMismatch,
+    StateError,
+)
+from appliance.hsm.journal import Journal, NoJournal
+from appliance.hsm.model import HsmState, Outcome
+from appliance.hsm.reset import Report
+from tests.support.fake_driver import FakeToken, attachment
+from tests.support.manager_house import BOUND, Build, Gate, House, builder, until
+
+HERE = attachment("1-1", 5, "A1")
+THERE = attachment("1-2", 6, "B2")
+DONE = Report(Outcome.DONE, "", "A1")
+
+
+@pytest_asyncio.fixture
+async def build(tmp_path: Path) -> AsyncIterator[Build]:
+    """Makes managers."""
+    async with builder(tmp_path) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def house(build: Build) -> House:
+    """A manager that has started, with the tokens A1 and B2 plugged in and asked."""
+    made = build()
+    made.source.plug(HERE)
+    made.source.plug(THERE)
+    await made.manager.start()
+    await made.settled()
+    return made
+
+
+async def test_a_reset_is_done_and_shown(house: House) -> None:
+    """The report, the state in the list, the journal and the audit agree."""
+    report = await house.reset()
+    await house.settled()
+
+    assert report == DONE
+    assert house.shown() == [("A1", HsmState.ZEROIZED), ("B2", HsmState.INITIALIZED)]
+    assert house.on_disk() == []
+    assert [record["outcome"] for record in house.records("reset-outcome")] == ["done"]
+    assert not house.driver.tokens[THERE].touched
+
+
+@pytest.mark.parametrize("name", ["A1", "B2"])
+async def test_one_reset_follows_another(house: House, name: str) -> None:
+    """A second reset waits for our own questions to the device; they do not count as another program."""
+    await house.reset()
+
+    assert (await house.reset(house.device(name))).outcome is Outcome.DONE
+
+
+Change = Callable[[House], object]
+
+
+def pull(house: House) -> None:
+    """The device is unplugged."""
+    house.source.unplug(HERE)
+
+
+def pull_and_plug_in_again(house: House) -> None:
+    """The same device is unplugged and plugged in again."""
+    pull(house)
+    house.source.plug(replace(HERE, address=9, initialized=9999))
+
+
+def plug_in_again_at_the_same_address(house: House) -> None:
+    """The same device again, with an address that has come round."""
+    pull(house)
+    house.source.plug(replace(HERE, initialized=9999))
+
+
+def swap(house: House) -> None:
+    """Another device takes its place."""
+    pull(house)
+    house.source.plug(replace(HERE, usb_serial="C3"), FakeToken("C3"))
+
+
+def miss_the_swap(house: House) -> None:
+    """A scan finds another device in its place: the events were lost."""
+    house.driver.tokens[replace(HERE, address=9)] = house.driver.tokens.pop(HERE)
+    house.source.rescan()
+
+
+@pytest.mark.parametrize(
+    "change", [pull, pull_and_plug_in_again, plug_in_again_at_the_same_address, swap, miss_the_swap]
+)
+async def test_what_changed_at_the_prompt_is_not_reset(house: House, change: Change) -> None:
+    """Whatever happened to the attachment that was shown, nothing is reset."""
+    device = house.device()
+    change(house)
+
+    with pytest.raises(AttachmentChanged) as caught:
+        await house.reset(device)
+    assert caught.value.serial == "A1"
+    assert not any(token.touched for token in house.driver.tokens.values())
+    assert house.on_disk() == []
+
+
+async def test_a_swap_that_no_event_told_is_noticed_in_protocol(house: House) -> None:
+    """A device that says another serial number than the one shown is not reset, and listed as what it is."""
+    device = house.device()
+    house.driver.tokens[HERE].serial = "C3"
+
+    with pytest.raises(SerialMismatch):
+        await house.reset(device)
+    await house.settled()
+    assert not house.driver.tokens[HERE].touched
+    assert [serial for serial, _ in house.shown()] == ["B2", "C3"]
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("open", DeviceGone("gone")), ("open", DeviceBusy("held")), ("probe", DeviceTimeout("no answer"))],
+)
+async def test_trouble_before_the_intent_is_raised(house: House, step: str, error: DeviceError) -> None:
+    """The sentence is the driver's; nothing was destroyed and nothing is unfinished."""
+    house.driver.tokens[HERE].fail(step, error)
+
+    with pytest.raises(type(error)):
+        await house.reset()
+    assert not house.driver.tokens[HERE].touched
+    assert house.on_disk() == []
+
+
+async def test_a_device_with_an_obstacle_is_not_reset(house: House) -> None:
+    """It has no factory reset, or one that would break it."""
+    house.driver.tokens[HERE].obstacle = "it has no life-cycle management"
+
+    with pytest.raises(ResetUnsupported):
+        await house.reset()
+    assert not house.driver.tokens[HERE].touched
+
+
+async def test_an_unplug_in_the_middle_is_unknown(house: House) -> None:
+    """The reset ends with what is known, and its intent stays."""
+    token = house.driver.tokens[HERE]
+    token.fail("activate", DeviceGone("it was unplugged"))
+    loop = asyncio.get_running_loop()
+    token.hooks["terminate"] = lambda: (loop.call_soon_threadsafe(house.source.unplug, HERE), None)[1]
+    token.hooks["probe 3"] = token.hooks["open 3"] = token.hooks["activate"]
+    report = await house.reset()
+    await house.settled()
+
+    assert report == Report(Outcome.UNKNOWN, "it was unplugged", "A1")
+    assert [serial for serial, _ in house.shown()] == ["B2"]
+    assert [intent.serial for intent in house.manager.interrupted()] == ["A1"] == house.on_disk()
+
+
+async def test_an_interrupted_reset_is_shown_and_completed(house: House) -> None:
+    """Plugged in again, at another port, the terminated device is listed with its intent, and the reset completes."""
+    token = house.driver.tokens[HERE]
+    token.fail("activate", DeviceGone("it was unplugged"))
+    await house.reset()
+    del token.hooks["activate"]
+    house.source.unplug(HERE)
+    house.source.plug(replace(HERE, sys_path="/sys/devices/usb1/1-9", address=20), token)
+    await house.settled()
+    shown = house.device()
+    report = await house.reset()
+    await house.settled()
+
+    assert (shown.state, shown.interrupted and shown.interrupted.actor) == (HsmState.TERMINATED, "admin")
+    assert report == DONE
+    assert (house.device().state, house.device().interrupted, house.manager.interrupted()) == (
+        HsmState.ZEROIZED,
+        None,
+        (),
+    )
+
+
+async def test_an_interrupted_reset_survives_the_manager(build: Build) -> None:
+    """A new manager finds the intent on disk and ties the terminated device to it, also where USB tells nothing."""
+    place = replace(HERE, usb_serial="")
+    first = build()
+    token = first.source.plug(place, FakeToken("A1"))
+    token.fail("activate", DeviceGone("it was unplugged"))
+    await first.manager.start()
+    await first.settled()
+    await first.reset()
+    await first.manager.stop()
+    del token.hooks["activate"]
+
+    second = build(audit=NoAudit("in use"), journal=Journal.open(first.folder / "pending.json"))
+    second.source.plug(place, token)
+    await second.manager.start()
+    await second.settled()
+
+    assert second.shown() == [("A1", HsmState.TERMINATED)]
+    assert second.device().interrupted is not None
+
+
+async def test_a_reset_that_does_not_end_in_time_is_unknown(build: Build) -> None:
+    """The console gets its answer; the device is left alone; the late end is recorded all the same."""
+    made = build(operation_timeout=0.05)
+    gate = Gate()
+    made.source.plug(HERE).hooks["terminate"] = gate
+    await made.manager.start()
+    await made.settled()
+    report = await made.reset()
+
+    assert report == Report(Outcome.UNKNOWN, "no answer in time", "A1")
+    assert made.on_disk() == ["A1"]
+    assert [intent.serial for intent in made.manager.interrupted()] == ["A1"]
+    with pytest.raises(DeviceTimeout):
+        await made.reset()
+
+    gate.open()
+    await until(lambda: made.shown() == [("A1", HsmState.ZEROIZED)])
+    assert made.on_disk() == []
+    assert [record["outcome"] for record in made.records("reset-outcome")] == ["unknown", "done"]
+
+
+async def test_a_device_that_hangs_before_the_intent_is_left_alone(build: Build) -> None:
+    """The time-out says so, and when the device wakes up at last, it is not reset behind everybody's back."""
+    made = build(operation_timeout=0.05)
+    gate = Gate()
+    token = made.source.plug(HERE)
+    token.hooks["probe 2"] = gate
+    await made.manager.start()
+    await made.settled()
+
+    with pytest.raises(DeviceTimeout):
+        await made.reset()
+    gate.open()
+    await until(lambda: token.steps.count("probe") == 3)  # asked again, after the thread has ended
+    await made.settled()
+    assert not token.touched
+    assert made.on_disk() == []
+    assert made.shown() == [("A1", HsmState.INITIALIZED)]
+
+
+@pytest.mark.parametrize("step", ["block", "activate", "probe 3"])
+async def test_a_defect_in_the_middle_is_unknown(house: House, step: str) -> None:
+    """Whatever a driver stumbles over, there is a report, a record and an intent."""
+    house.driver.tokens[HERE].fail(step, IndexError("list index out of range"))
+    report = await house.reset()
+
+    assert report == Report(Outcome.UNKNOWN, "internal error: IndexError", "A1")
+    assert [record["outcome"] for record in house.records("reset-outcome")] == ["unknown"]
+    assert house.on_disk() == ["A1"]
+
+
+async def test_a_defect_before_the_intent_is_an_error(house: House) -> None:
+    """Nothing was destroyed, and the caller hears of it as of any trouble with a device."""
+    house.driver.tokens[HERE].fail("probe", IndexError("list index out of range"))
+
+    with pytest.raises(DeviceError, match="internal error: IndexError"):
+        await house.reset()
+    assert house.on_disk() == []
+
+
+async def test_the_caller_may_go(house: House) -> None:
+    """A hang-up of the console in the middle does not stop the reset; its outcome is recorded."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["terminate"] = gate
+    caller = asyncio.create_task(house.reset())
+    await gate.reached()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert house.manager.busy
+    gate.open()
+    async with asyncio.timeout(BOUND):
+        await house.manager.stop()
+
+    assert house.driver.tokens[HERE].state is HsmState.ZEROIZED
+    assert [record["outcome"] for record in house.records("reset-outcome")] == ["done"]
+    assert house.on_disk() == []
+
+
+async def test_the_caller_may_go_before_an_error(house: House) -> None:
+    """An error that nobody waits for any more disturbs nobody."""
+    gate = Gate()
+    house.driver.tokens[HERE].fail("probe 2", DeviceTimeout("no answer"))
+    house.driver.tokens[HERE].hooks["open"] = gate
+    caller = asyncio.create_task(house.reset())
+    await gate.reached()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    gate.open()
+    async with asyncio.timeout(BOUND):
+        await house.manager.stop()
+
+    assert not house.manager.busy
+
+
+async def test_one_device_is_reset_once_at_a_time(house: House) -> None:
+    """A second order for the same device is refused while the first is carried out; other devices are free."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["terminate"] = gate
+    first = asyncio.create_task(house.reset())
+    await gate.reached()
+
+    with pytest.raises(DeviceBusy):
+        await house.reset()
+    assert house.manager.busy
+    assert (await house.reset(house.device("B2"))).outcome is Outcome.DONE
+    gate.open()
+    assert await first == DONE
+    assert not house.manager.busy
+
+
+async def test_a_running_reset_is_not_called_interrupted(house: House) -> None:
+    """Its intent is on disk, but somebody who logs in meanwhile need not hear of it."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["terminate"] = gate
+    running = asyncio.create_task(house.reset())
+    await gate.reached()
+    seen = (house.on_disk(), house.manager.interrupted(), house.device().interrupted)
+    gate.open()
+    await running
+
+    assert seen == (["A1"], (), None)
+
+
+async def test_the_end_waits_for_a_reset(house: House) -> None:
+    """Stopping in the middle of a reset lets it come to its end."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["terminate"] = gate
+    running = asyncio.create_task(house.reset())
+    await gate.reached()
+    stopping = asyncio.create_task(house.manager.stop())
+    done, _ = await asyncio.wait([stopping], timeout=0)
+    gate.open()
+    async with asyncio.timeout(BOUND):
+        await stopping
+
+    assert not done
+    assert await running == DONE
+
+
+async def test_the_end_of_a_hung_reset_is_bounded(build: Build) -> None:
+    """A device that never answers does not hold up the end for longer than an operation may take."""
+    made = build(operation_timeout=0.05)
+    gate = Gate()
+    made.source.plug(HERE).hooks["terminate"] = gate
+    await made.manager.start()
+    await made.settled()
+    running = asyncio.create_task(made.reset())
+    await gate.reached()
+    async with asyncio.timeout(BOUND):
+        await made.manager.stop()
+    gate.open()
+
+    assert (await running).outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "options", [{"journal": NoJournal("damaged")}, {"audit": NoAudit("no space left")}], ids=["journal", "audit"]
+)
+async def test_without_records_nothing_is_reset(build: Build, options: dict[str, object]) -> None:
+    """When the journal or the audit is not available, devices are listed and none is reset."""
+    made = build(**options)
+    token = made.source.plug(HERE)
+    await made.manager.start()
+    await made.settled()
+
+    assert made.shown() == [("A1", HsmState.INITIALIZED)]
+    with pytest.raises(StateError):
+        await made.reset()
+    assert not token.touched
