@@ -50,12 +50,13 @@ class PtyLine:
             os.close(self._master)
             self.port.unlink()
             self._master = -1
+            self.seen = b""
 
-    async def type(self, data: bytes | str) -> None:
+    async def type(self, data: bytes | str, patience: float = PATIENCE) -> None:
         """Send bytes to the port, as fast as it takes them."""
         loop = asyncio.get_running_loop()
         rest = memoryview(data.encode() if isinstance(data, str) else data)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while rest:
                 possible = asyncio.Event()
                 loop.add_writer(self._master, possible.set)
