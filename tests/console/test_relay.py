@@ -1,111 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lunash` relays and nothing more, tells how it ended, and leaves the terminal as it found it."""
+"""`lunash` relays and nothing more, and tells how it ended."""
 
 import asyncio
-import json
 import os
-import signal
 import sys
-from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from appliance.console.frames import LARGEST_PAYLOAD, Decoder, Frame, Kind, encode
-from tests.support.process import LIMIT, PtyProcess, run
-
-ROOT = Path(__file__).parents[2]
-LUNASH = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from appliance.console.relay import relay
-sys.exit(relay(Path(sys.argv[1]), *(sys.argv[2:] or [None])))
-"""
-
-
-class Peer:
-    """The door's end of one connection."""
-
-    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._decoder = Decoder()
-        self._frames: list[Frame] = []
-
-    async def frame(self) -> Frame:
-        """The next frame that the client sent."""
-        async with asyncio.timeout(LIMIT):
-            while not self._frames:
-                data = await self._reader.read(65536)
-                assert data, "the client has closed"
-                self._frames = list(self._decoder.feed(data))
-        return self._frames.pop(0)
-
-    async def data(self, size: int) -> bytes:
-        """The next `size` bytes of input."""
-        data = b""
-        while len(data) < size:
-            kind, payload = await self.frame()
-            assert kind is Kind.DATA
-            data += payload
-        return data
-
-    async def opening(self) -> dict[str, str]:
-        """What the client's first frame says."""
-        kind, payload = await self.frame()
-        assert kind is Kind.OPEN
-        opening: dict[str, str] = json.loads(payload)
-        return opening
-
-    async def say(self, kind: Kind, payload: bytes) -> None:
-        """Send one frame."""
-        await self.send(encode(kind, payload))
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self._writer.write(data)
-        async with asyncio.timeout(LIMIT):
-            await self._writer.drain()
-
-    def close(self) -> None:
-        """Break off."""
-        self._writer.close()
-
-
-Script = Callable[[Peer], Awaitable[None]]
-
-
-@asynccontextmanager
-async def door(path: Path, script: Script) -> AsyncIterator[None]:
-    """A door at `path` that does to one client what `script` says."""
-    failures: list[BaseException] = []
-
-    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
-        try:
-            await script(Peer(reader, writer))
-        except BaseException as error:  # noqa: BLE001  it is raised below, where pytest sees it
-            failures.append(error)
-        finally:
-            writer.close()
-
-    server = await asyncio.start_unix_server(serve, path)
-    async with server:
-        yield
-    if failures:
-        raise failures[0]
+from appliance.console.frames import LARGEST_PAYLOAD, Kind
+from tests.support.fake_door import ROOT, Peer, door, lunash
+from tests.support.process import LIMIT, run
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where the door is."""
     return tmp_path / "door"
-
-
-def lunash(path: Path, *command: str) -> list[str | Path]:
-    return [sys.executable, "-c", LUNASH, path, *command]
 
 
 @pytest.mark.parametrize("status", [0, 1])
@@ -189,22 +100,6 @@ async def test_much_both_ways_does_not_lock(path: Path) -> None:
         assert await run(*lunash(path), typed=much) == (0, much, b"")
 
 
-async def test_waiting_costs_nothing(path: Path) -> None:
-    """While nobody types and nothing is printed, the client sleeps."""
-
-    async def script(peer: Peer) -> None:
-        await peer.opening()
-        await peer.say(Kind.DATA, b"ready")
-        await peer.frame()
-        await peer.say(Kind.EXIT, b"\x00")
-
-    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        await client.expect(b"ready")
-        await client.asleep()
-        client.type(b"x")
-        assert await client.ended() == (0, b"")
-
-
 async def test_busy_door_slows_the_typing_down(path: Path) -> None:
     """What the door does not take yet stays with the one who types, not in the client's memory."""
     much = b"x" * 8_000_000
@@ -226,88 +121,6 @@ async def test_busy_door_slows_the_typing_down(path: Path) -> None:
         async with asyncio.timeout(LIMIT):
             await process.communicate()
         assert process.returncode == 0
-
-
-async def test_terminal_is_raw_and_restored(path: Path) -> None:
-    """With a terminal, keys such as Ctrl-C, Ctrl-Z and Ctrl-D go through as bytes; at the end all is as it was."""
-    keys = b"\x03\x1a\x04\x11\x13\x1c\r\x7f"
-
-    async def script(peer: Peer) -> None:
-        await peer.opening()
-        await peer.say(Kind.DATA, b"ready\r\n")
-        assert await peer.data(len(keys)) == keys
-        await peer.say(Kind.DATA, b"bye\r\n")
-        await peer.say(Kind.EXIT, b"\x00")
-
-    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
-        await client.expect(b"ready\r\n")
-        assert client.raw
-        client.type(keys)
-        assert await client.expect(b"bye\r\n") == b"bye\r\n"
-        assert await client.ended() == (0, b"")
-        assert client.settings == before
-
-
-async def test_what_was_typed_before_is_kept(path: Path) -> None:
-    """A client that types before the terminal is raw loses nothing."""
-
-    async def script(peer: Peer) -> None:
-        await peer.opening()
-        assert (await peer.data(5)).replace(b"\n", b"\r") == b"exit\r"
-        await peer.say(Kind.EXIT, b"\x00")
-
-    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        client.type(b"exit\r")
-        assert await client.ended() == (0, b"")
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
-async def test_signal_ends_and_restores(path: Path, number: signal.Signals) -> None:
-    """A signal ends the session with its own exit status and restores the terminal; the door sees the end."""
-    gone = asyncio.Event()
-
-    async def script(peer: Peer) -> None:
-        await peer.opening()
-        await peer.say(Kind.DATA, b"ready")
-        with pytest.raises(AssertionError, match="closed"):
-            await peer.frame()
-        gone.set()
-
-    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
-        await client.expect(b"ready")
-        client.process.send_signal(number)
-        assert await client.ended() == (128 + number, b"")
-        assert client.settings == before
-        async with asyncio.timeout(LIMIT):
-            await gone.wait()
-
-
-@pytest.mark.parametrize(
-    "last",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"\x02\x00", id="half a header"),
-        pytest.param(encode(Kind.END), id="a frame that only clients send"),
-        pytest.param(b"\xff" * 100, id="rubbish"),
-    ],
-)
-async def test_broken_service_is_told_and_the_terminal_restored(path: Path, last: bytes) -> None:
-    """A service that dies or talks rubbish in mid-session leaves a sane terminal, one sentence and status 255."""
-
-    async def script(peer: Peer) -> None:
-        await peer.opening()
-        await peer.say(Kind.DATA, b"ready")
-        assert await peer.data(1) == b"x"
-        await peer.send(last)
-
-    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
-        await client.expect(b"ready")
-        client.type(b"x")
-        assert await client.ended() == (255, b"Error:  The console service broke off the connection.\n")
-        assert client.settings == before
 
 
 async def test_last_words_are_read_though_the_door_is_shut(path: Path) -> None:

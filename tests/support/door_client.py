@@ -30,8 +30,12 @@ class DoorClient:
     async def connect(cls, path: Path, *, uid: int = 0) -> AsyncIterator[Self]:
         """Connect as the user `uid`; another than our own takes root, and a path that the user may walk."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _as_user(uid):
-            sock.connect(str(path))
+        try:
+            with _as_user(uid):
+                sock.connect(str(path))
+        except OSError:
+            sock.close()
+            raise
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         try:
             yield cls(reader, writer)

@@ -61,8 +61,7 @@ class PtyProcess:
         """Wait until the child itself waits for something (proc_pid_stat(5), state)."""
         async with asyncio.timeout(LIMIT):
             while True:
-                status = Path(f"/proc/{self.process.pid}/stat").read_text()
-                if status.rpartition(")")[2].split()[0] == "S":
+                if self._state() == "S":
                     return
                 await asyncio.sleep(0.005)
 
@@ -88,6 +87,10 @@ class PtyProcess:
         async with asyncio.timeout(LIMIT):
             errors = await self.process.stderr.read()
             return await self.process.wait(), errors
+
+    def _state(self) -> str:
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0]
 
     def _take(self) -> None:
         with suppress(OSError):

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lunash` at a terminal hands on every key, sleeps between them, and leaves the terminal as it found it."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from appliance.console.frames import Kind, encode
+from tests.support.fake_door import Peer, door, lunash
+from tests.support.process import LIMIT, PtyProcess
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the door is."""
+    return tmp_path / "door"
+
+
+async def test_waiting_costs_nothing(path: Path) -> None:
+    """While nobody types and nothing is printed, the client sleeps."""
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        await peer.say(Kind.DATA, b"ready")
+        await peer.frame()
+        await peer.say(Kind.EXIT, b"\x00")
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        await client.expect(b"ready")
+        await client.asleep()
+        client.type(b"x")
+        assert await client.ended() == (0, b"")
+
+
+async def test_terminal_is_raw_and_restored(path: Path) -> None:
+    """With a terminal, keys such as Ctrl-C, Ctrl-Z and Ctrl-D go through as bytes; at the end all is as it was."""
+    keys = b"\x03\x1a\x04\x11\x13\x1c\r\x7f"
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        await peer.say(Kind.DATA, b"ready\r\n")
+        assert await peer.data(len(keys)) == keys
+        await peer.say(Kind.DATA, b"bye\r\n")
+        await peer.say(Kind.EXIT, b"\x00")
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        before = client.settings
+        await client.expect(b"ready\r\n")
+        assert client.raw
+        client.type(keys)
+        assert await client.expect(b"bye\r\n") == b"bye\r\n"
+        assert await client.ended() == (0, b"")
+        assert client.settings == before
+
+
+async def test_what_was_typed_before_is_kept(path: Path) -> None:
+    """A client that types before the terminal is raw loses nothing."""
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        assert (await peer.data(5)).replace(b"\n", b"\r") == b"exit\r"
+        await peer.say(Kind.EXIT, b"\x00")
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        client.type(b"exit\r")
+        assert await client.ended() == (0, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+async def test_signal_ends_and_restores(path: Path, number: signal.Signals) -> None:
+    """A signal ends the session with its own exit status and restores the terminal; the door sees the end."""
+    gone = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        await peer.say(Kind.DATA, b"ready")
+        with pytest.raises(AssertionError, match="closed"):
+            await peer.frame()
+        gone.set()
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        before = client.settings
+        await client.expect(b"ready")
+        client.process.send_signal(number)
+        assert await client.ended() == (128 + number, b"")
+        assert client.settings == before
+        async with asyncio.timeout(LIMIT):
+            await gone.wait()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x02\x00", id="half a header"),
+        pytest.param(encode(Kind.END), id="a frame that only clients send"),
+        pytest.param(b"\xff" * 100, id="rubbish"),
+    ],
+)
+async def test_broken_service_is_told_and_the_terminal_restored(path: Path, last: bytes) -> None:
+    """A service that dies or talks rubbish in mid-session leaves a sane terminal, one sentence and status 255."""
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        await peer.say(Kind.DATA, b"ready")
+        assert await peer.data(1) == b"x"
+        await peer.send(last)
+
+    async with door(path, script), PtyProcess.start(*lunash(path)) as client:
+        before = client.settings
+        await client.expect(b"ready")
+        client.type(b"x")
+        assert await client.ended() == (255, b"Error:  The console service broke off the connection.\n")
+        assert client.settings == before
