@@ -94,7 +94,7 @@ class AuditLog:
                 name = f"{path.stem}.torn-{now():%Y%m%dT%H%M%S.%fZ}"
                 write_atomically(path.with_name(name), torn, 0o600)
                 chain.cut()
-                log.append("recovered", actor="", origin="", torn=name, size=len(torn))
+                log.append("recovered", actor="system", origin="system", torn=name, size=len(torn))
         except StateError:
             log.close()
             raise

@@ -45,6 +45,12 @@ class Verifier:
 # For a name that nobody has: checking it costs what checking any other does, and no password matches.
 NOBODY = Verifier(salt=bytes(16), hash=bytes(32))
 
+# Of the initial password. That one is public, so its verifier may be: the first start need not wait for a computation.
+INITIAL_VERIFIER = Verifier(
+    salt=b"initial password",
+    hash=bytes.fromhex("d6ba60b6237b12499f724a47ed439f38812776f992e44c3fb60379ab951c39b1"),
+)
+
 
 def make(password: str) -> Verifier:
     """A new verifier for `password`, with a salt of its own."""

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from appliance.accounts.password import INITIAL, Verifier, make, policy
+from appliance.accounts.password import INITIAL_VERIFIER, Verifier, make, policy
 from appliance.audit import LOG_NAME
 from appliance.errors import PasswordRefused, StateError
 from appliance.files import write_atomically
@@ -91,7 +91,7 @@ class AccountStore:
             raise StateError(path, f"cannot be read: {error.strerror or error}") from error
         if used:
             raise StateError(path, f"the account file is missing, but {LOG_NAME} shows that there was one: restore it")
-        admin = Account("admin", Role.ADMIN, make(INITIAL), must_change=True)
+        admin = Account("admin", Role.ADMIN, INITIAL_VERIFIER, must_change=True)
         store = cls(path, {})
         store._save(admin)
         return store

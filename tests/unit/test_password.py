@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.accounts.password import INITIAL, NOBODY, POLICY_TEXT, Verifier, check, make, policy
+from appliance.accounts.password import INITIAL, INITIAL_VERIFIER, NOBODY, POLICY_TEXT, Verifier, check, make, policy
 
 CHEAP = Verifier(salt=b"NaCl", hash=b"", n=16, r=1, p=1)
 
@@ -52,6 +52,12 @@ def test_a_new_verifier_has_the_documented_cost() -> None:
     assert (len(one.salt), len(one.hash)) == (16, 32)
     assert one.salt != two.salt
     assert one.hash != two.hash
+
+
+def test_the_initial_verifier_is_of_the_initial_password() -> None:
+    """The verifier that every appliance starts with accepts the initial password, at the cost of a new one."""
+    assert check(INITIAL_VERIFIER, INITIAL)
+    assert (INITIAL_VERIFIER.n, INITIAL_VERIFIER.r, INITIAL_VERIFIER.p) == (NOBODY.n, NOBODY.r, NOBODY.p)
 
 
 def test_nobody_costs_what_everybody_costs() -> None:
