@@ -145,3 +145,19 @@ def test_the_socket_reaches_the_service_of_its_instance() -> None:
     assert SERVICE.stem == SOCKET.stem
     assert not settings(SOCKET).keys() & {"Service", "Accept"}
     assert "appliance-console@%i.socket" in settings(SERVICE)["Wants"]
+
+
+@needs_systemd_analyze
+def test_enabling_the_console_enables_its_door(tmp_path: Path) -> None:
+    """`systemctl enable` of one instance makes it wanted at boot, together with the socket of the same instance."""
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    for unit in (SERVICE, SOCKET):
+        shutil.copy(unit, units)
+    command = ["systemctl", f"--root={tmp_path}", "enable", "appliance-console@ttyS1.service"]
+    subprocess.run(command, check=True, timeout=60)  # noqa: S603  # it writes below tmp_path only
+
+    assert {str(link.relative_to(units)) for link in units.glob("*.wants/*")} == {
+        "getty.target.wants/appliance-console@ttyS1.service",
+        "sockets.target.wants/appliance-console@ttyS1.socket",
+    }
