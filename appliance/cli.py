@@ -38,11 +38,11 @@ def lunash() -> int:
     """Run `lunash`, the network side of the console; the exit status is 0 only if the command did what was asked."""
     parser = argparse.ArgumentParser(prog="lunash", description="The appliance's shell, for users on the network.")
     parser.add_argument("--socket", type=Path, default=_SOCKET, metavar="PATH", help="the console daemon's socket")
-    parser.add_argument("-c", dest="line", metavar="COMMAND", help="run one command and exit")
-    options = parser.parse_args()
+    parser.add_argument("-c", metavar="COMMAND", help="run one command and exit")
+    options = parser.parse_args(_attached(sys.argv[1:], "-c"))
     from appliance.console.relay import relay
 
-    return relay(options.socket, options.line)
+    return relay(options.socket, options.c)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,6 +134,14 @@ def _token_new(options: argparse.Namespace) -> int:
 
     new_token(options.file, options.serial, options.with_keys)
     return _OK
+
+
+def _attached(words: list[str], option: str) -> list[str]:
+    """The words with the value of `option` attached to it, so that one which begins with a dash is taken for a value."""
+    if option not in words[:-1]:
+        return words
+    at = words.index(option)
+    return [*words[:at], option + words[at + 1], *words[at + 2 :]]
 
 
 def _complain(error: ApplianceError, status: int) -> int:

@@ -51,6 +51,7 @@ class Daemon:
         self._config = config
         self._source = source
         self._problems: list[str] = []  # what does not work, one sentence each, for the banner
+        self._deafness: set[str] = set()  # reasons that were complained of
         self._stop = asyncio.Event()
         state = config.state
         self._make_folder(state)
@@ -81,6 +82,7 @@ class Daemon:
             notices=lambda: self._problems,
         )
         network = config.network
+        self._check_hearing()
         self._door = Door(store, self._session, self._audit, users=network.users, idle_timeout=network.idle_timeout)
 
     async def run(self) -> None:
@@ -113,8 +115,7 @@ class Daemon:
         """Start what the login prompt does not wait for; then feed the watchdog."""
         await self._getty.opened.wait()
         await self._manager.start()
-        if deaf := self._source.deaf():
-            self._complain(f"USB plug events cannot be heard: {deaf}")
+        self._check_hearing()  # starting may have brought up more
         await self._open_door()
         systemd.notify(READY=1, STATUS=self._status())
         _log.info("ready", port=self._config.line.port, tokens=len(self._manager.devices(HsmClass.BACKUP)))
@@ -154,6 +155,11 @@ class Daemon:
         """How long the end may take: a reset that runs is not cut short."""
         return int((self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if self._manager.busy else 0
 
+    def _check_hearing(self) -> None:
+        if (deaf := self._source.deaf()) and deaf not in self._deafness:
+            self._deafness.add(deaf)
+            self._complain(f"USB plug events cannot be heard: {deaf}.")
+
     def _make_folder(self, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,14 +178,14 @@ class Daemon:
             return AuditLog.open(path)
         except StateError as error:
             self._complain(f"No token can be reset. The audit trail is not available: {error}.")
-            return NoAudit(str(error))
+            return NoAudit(error.reason)
 
     def _open_journal(self, path: Path) -> Journal:
         try:
             return Journal.open(path)
         except StateError as error:
             self._complain(f"No token can be reset. The record of unfinished resets is not available: {error}.")
-            return NoJournal(str(error))
+            return NoJournal(error.reason)
 
     def _complain(self, sentence: str) -> None:
         self._problems.append(sentence)

@@ -109,7 +109,7 @@ class UdevSource:
 
     def deaf(self) -> str:
         """Why plug events cannot be heard, one sentence; "" when they can."""
-        return self._deaf
+        return self._deaf or _why_deaf()
 
     def close(self) -> None:
         """Deliver nothing more."""
@@ -130,7 +130,6 @@ class UdevSource:
             self._deaf = f"libudev cannot be used ({error})"
             return
         self._monitor = monitor
-        self._deaf = _why_deaf()
 
     def _readable(self) -> None:
         """Take what the kernel has for us. Never leaves an error standing, or the loop would spin on it."""
@@ -200,7 +199,7 @@ class UdevSource:
         for device in self._scanner.list_devices(subsystem="usb", DEVTYPE="usb_device"):
             properties = _properties(device)
             # udev is at work on one that it does not know yet, and will announce it.
-            if "USEC_INITIALIZED" in properties or self._deaf:
+            if "USEC_INITIALIZED" in properties or self.deaf():
                 found.append(read_attachment(device.sys_path, properties))
         return tuple(attachment for attachment in found if attachment is not None)
 

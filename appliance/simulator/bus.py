@@ -69,7 +69,7 @@ class FolderBus:
         self._observe = observe
         self._inotify = Inotify()
         self._plugs: dict[str, _Plug] = {}  # by file name
-        self._deaf = "the simulated bus is not started"
+        self._deaf = ""
         self._deliver: Callable[[Event], None] = _ignore
         self._loop: asyncio.AbstractEventLoop | None = None
         self._last_address = ADDRESSES[-1]
