@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token files are plugged in by hand, without a folder to watch: for tests of what is above USB."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from appliance.hsm.model import Attachment
+from appliance.simulator import descriptors
+from appliance.simulator.device import SimulatedDevice, new_token
+from appliance.simulator.faults import Fault, When
+from appliance.simulator.flash import Flash, dump, load
+from appliance.simulator.pyusb_backend import Place, SimulatedBackend
+from appliance.simulator.token_file import TokenFile
+
+
+class TokenBus:
+    """One token, plugged in as often as wanted; its commands are counted in `commands`."""
+
+    def __init__(self, folder: Path, serial: str = "667788", with_keys: int = 0) -> None:
+        self.path = folder / "token"
+        self.backend = SimulatedBackend(self._places)
+        self.commands: list[bytes] = []
+        self._place: Place | None = None
+        self._address = 1
+        new_token(self.path, serial, with_keys)
+
+    @property
+    def flash(self) -> Flash:
+        """What the token remembers."""
+        return load(self.path.read_bytes())
+
+    def plug(self, *faults: Fault, usb_serial: str = "SIM-0.1-00667788") -> Attachment:
+        """Pull the token out and plug it in again, at another address; from now on it misbehaves like that."""
+        self.unplug()
+        self.path.write_bytes(dump(replace(self.flash, faults=faults)))
+        file = TokenFile(self.path)
+        device = SimulatedDevice(file, load(file.read()), usb_serial, lambda *_: None, self._observe)
+        self._address += 1
+        self._place = Place(device, 1, self._address)
+        ids = (descriptors.VENDOR_ID, descriptors.PRODUCT_ID)
+        return Attachment("/devices/simulated/1", 1, self._address, self._address, *ids, usb_serial)
+
+    def unplug(self) -> None:
+        """Pull it out."""
+        if self._place is not None:
+            self._place.device.unplug()  # type: ignore[attr-defined]  # of a simulated device
+            self._place = None
+
+    def count(self, instruction: int) -> int:
+        """How many commands with that INS the card has had."""
+        return sum(command[1] == instruction for command in self.commands)
+
+    def _places(self) -> Sequence[Place]:
+        return [self._place] if self._place else []
+
+    def _observe(self, _path: Path, _number: int, command: bytes, when: When) -> None:
+        if when is When.BEFORE:
+            self.commands.append(command)
