@@ -270,13 +270,13 @@ class SimulatedDevice:
         """The first fault that is due, counted down in the file if its number of times is limited."""
         if self._card is None:
             return None
-        faults = self._card.flash.faults
+        faults = self._card.memory.flash.faults
         for index, fault in enumerate(faults):
             if wanted(fault):
                 if fault.times:
                     fewer = (*faults[:index], replace(fault, times=fault.times - 1), *faults[index + 1 :])
                     with suppress(Refused):  # a full disk: then the fault is due once more
-                        self._card.change(replace(self._card.flash, faults=fewer))
+                        self._card.memory.change(replace(self._card.memory.flash, faults=fewer))
                 return fault
         return None
 

@@ -5,12 +5,14 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Self
 
+from appliance.errors import StateError
 from appliance.simulator.faults import Fault
+from appliance.simulator.iso7816 import MEMORY_FAILURE, Refused
 
 FORMAT = 1
 TRIES = 3
@@ -95,6 +97,10 @@ class Flash:
         pins = {Password.USER: Pin.of(USER_PIN), Password.RESETTING: Pin(), Password.ADMIN: Pin.of(ADMIN_PIN)}
         return cls(serial, os.urandom(32), pins)
 
+    def with_pin(self, name: Password, pin: Pin) -> Self:
+        """The same with another PIN, or with another retry counter of one."""
+        return replace(self, pins={**self.pins, name: pin})
+
     def wiped(self) -> Self:
         """The terminated state: without the KEK the keys are noise, which stays until the next power-up."""
         remains = (*self.remains, *(key.sealed for key in self.keys.values()))
@@ -104,6 +110,30 @@ class Flash:
     def activated(self) -> Self:
         """The factory state, after a termination."""
         return replace(type(self).new(self.serial), remains=self.remains, faults=self.faults)
+
+
+class Memory:
+    """The flash of a card that has power: a change is in force once it is durable.
+
+    `save` makes it so, and raises `StateError` when it cannot.
+    """
+
+    def __init__(self, flash: Flash, save: Callable[[Flash], None]) -> None:
+        self.flash = flash
+        self._save = save
+
+    def change(self, flash: Flash) -> None:
+        """Remember something else. Raises `Refused` when it cannot be kept."""
+        try:
+            self._save(flash)
+        except StateError as error:
+            raise Refused(MEMORY_FAILURE) from error
+        self.flash = flash
+
+    def change_pin(self, name: Password, pin: Pin) -> None:
+        """Remember another PIN, or another retry counter of the same. Raises `Refused`."""
+        if pin != self.flash.pins[name]:
+            self.change(self.flash.with_pin(name, pin))
 
 
 def dump(flash: Flash) -> bytes:

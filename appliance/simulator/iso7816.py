@@ -50,6 +50,11 @@ class Command:
         """Both parameters as one number, as tags and commands are usually written."""
         return self.p1 << 8 | self.p2
 
+    def demand_no_parameters(self) -> None:
+        """Raises `Refused` for a command that has no parameters, and came with some."""
+        if self.p1p2:
+            raise Refused(WRONG_P1P2)
+
 
 def parse(apdu: bytes) -> Command:
     """The command in the short form (ISO/IEC 7816-4, 5.1). Raises `Refused` for any other length."""

@@ -16,6 +16,9 @@ VENDOR = bytes.fromhex("FFFE")  # for tests, without a registered range of seria
 # life-cycle status and 9000. 05: operational, and TERMINATE DF and ACTIVATE FILE are supported.
 HISTORICAL = bytes.fromhex("00 31 C5 73 C0 01 80 05 90 00")
 
+# The occurrences of 7F21, in the order in which SELECT DATA counts them: authentication, decryption, signature.
+CERTIFICATES = (0x7F21, 0x1_7F21, 0x2_7F21)
+
 LONGEST_PIN = 127
 LONGEST_CERTIFICATE = 1024
 SHORTEST_PIN = {Password.USER: 6, Password.RESETTING: 8, Password.ADMIN: 8}
@@ -56,7 +59,7 @@ RULES: Mapping[int, Rule] = {
     0x5F2D: Rule(8),  # language
     0x5F35: Rule(1),  # salutation
     0x5F50: Rule(254),  # URL
-    0x7F21: Rule(LONGEST_CERTIFICATE),
+    **{tag: Rule(LONGEST_CERTIFICATE) for tag in CERTIFICATES},
     **{tag: Rule(20, 20) for tag in range(0xC7, 0xCD)},  # fingerprints of the keys and of their CAs
     **{tag: Rule(4, 4) for tag in range(0xCE, 0xD1)},  # when the keys were made
 }
@@ -102,20 +105,15 @@ def put(flash: Flash, tag: int, value: bytes) -> Flash:
         case 0xC4 if len(value) == 1 and value[0] <= 1:
             return replace(flash, many_signatures=value == b"\1")
         case 0xD3 if not value:
-            return with_pin(flash, Password.RESETTING, Pin())
+            return flash.with_pin(Password.RESETTING, Pin())
         case 0xD3 if SHORTEST_PIN[Password.RESETTING] <= len(value) <= LONGEST_PIN:
-            return with_pin(flash, Password.RESETTING, Pin.of(value))
+            return flash.with_pin(Password.RESETTING, Pin.of(value))
         case _ if tag in (0xC4, 0xD3) or (tag in _ATTRIBUTES and value != _ATTRIBUTES[tag]):
             raise Refused(WRONG_DATA)
         case _ if tag in _ATTRIBUTES:
             return flash
         case _:
             raise Refused(NO_SUCH_DATA)
-
-
-def with_pin(flash: Flash, name: Password, pin: Pin) -> Flash:
-    """The card's memory with another PIN, or with another retry counter of the same."""
-    return replace(flash, pins={**flash.pins, name: pin})
 
 
 def _object(flash: Flash, serial: str, tag: int) -> bytes:
