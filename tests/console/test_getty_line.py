@@ -117,15 +117,30 @@ async def test_the_line_stays_open_otherwise(house: House, log: FakeLog) -> None
 
 
 async def test_what_was_typed_ahead_dies_with_the_session(house: House) -> None:
-    """Nothing typed into the old session answers the next login prompt."""
+    """Nothing typed into the old session answers the next login prompt, wherever it waits."""
     async with house.open() as far:
         await house.log_in()
-        await far.deliver(b"exit\radmin\rPASSWORD\r")
-        assert await far.read_until(PROMPT) == f"exit\r\n{ISSUE}"
+        await far.type("hang\radmin\rPASSWORD\r")
+        await far.read_until("hang\r\n")
+        await far.deliver(b"admin\rPASSWORD\r")
+        house.sessions[0].go.set()
+        assert await far.read_until(PROMPT) == ISSUE
         await far.type("\r")
         assert await far.read_until(PROMPT) == f"\r\n{PROMPT}"
 
     assert len(house.sessions) == 1
+
+
+async def test_what_was_typed_ahead_dies_with_a_failed_login(house: House) -> None:
+    """Noise that looked like a login does not go on as the next one."""
+    async with house.open() as far:
+        await far.read_until(PROMPT)
+        await far.deliver(b"noise\rnoise\rnoise\rnoise\rnoise\rnoise\r")
+        await far.read_until(f"Login incorrect\r\n{PROMPT}")
+        await far.type("\r")
+        assert await far.read_until(PROMPT) == f"\r\n{PROMPT}"
+
+    assert len(house.authenticator.asked) == 1
 
 
 async def test_rubbish_does_no_harm(house: House) -> None:

@@ -72,6 +72,7 @@ class SmallShell(Session):
         self.given = (account.name, origin, where)
         self.lines: list[str] = []
         self.cancelled = False
+        self.go = asyncio.Event()  # ends a command that hangs, and the session with it
 
     async def run(self) -> None:
         """Until `exit`."""
@@ -86,13 +87,14 @@ class SmallShell(Session):
                     raise StateError(Path("some/file"), "damaged")
                 case "hang":
                     await self._hang()
+                    return
                 case "flood":
                     while True:
                         await self._screen.write("x" * 1000)
 
     async def _hang(self) -> None:
         try:
-            await asyncio.Event().wait()
+            await self.go.wait()
         except asyncio.CancelledError:
             self.cancelled = True
             raise

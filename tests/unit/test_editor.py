@@ -167,8 +167,9 @@ def test_cr_lf_ends_one_line(chunks: Sequence[bytes]) -> None:
 
 
 def test_only_a_pair_counts_once() -> None:
-    """Empty lines are lines: LF CR and CR CR are two."""
+    """Empty lines are lines: LF CR and CR CR are two, and so are a CR and an LF behind something else."""
     assert Typist().type(b"\n\r\r\n\n").events == ["", "", "", ""]
+    assert Typist().type(b"\rx\n").events == ["", "x"]
 
 
 def test_a_line_is_bounded() -> None:

@@ -194,6 +194,20 @@ async def test_the_time_of_one_question() -> None:
         typing.cancel()
 
 
+async def test_the_time_of_one_question_replaces_the_idle_time() -> None:
+    """Who may take longer over one question is not cut off by the idle time."""
+    stream = FakeStream()
+    terminal = Terminal(stream, idle_timeout=SOON)
+
+    async def type_late() -> None:
+        await asyncio.sleep(5 * SOON)
+        stream.type(b"late\r")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(type_late())
+        assert await terminal.readline(">", timeout=LIMIT) == "late"
+
+
 async def test_typing_is_not_idle() -> None:
     """The idle time begins anew with each key: a line may take longer than it."""
     stream = FakeStream()
