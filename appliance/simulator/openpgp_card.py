@@ -112,7 +112,7 @@ class OpenPgpCard:
         return b""
 
     def _terminate(self, command: Command) -> bytes:
-        """TERMINATE DF (7.2.16): the KEK is gone, durably, before anything else is touched."""
+        """TERMINATE DF (7.2.16): the KEK is gone, durably; the ciphertext stays until the next power-up."""
         command.demand_no_parameters()
         if self.memory.flash.pins[Password.ADMIN].tries:
             self._passwords.demand(0x83)
@@ -183,8 +183,7 @@ class OpenPgpCard:
         if command.p1p2 != 0x3FFF:
             raise Refused(WRONG_P1P2)
         self._passwords.demand(0x83)
-        [(tag, content)] = objects(command.data)
-        parts = dict(objects(content)) if tag == 0x4D else {}
+        parts = dict(objects(dict(objects(command.data)).get(0x4D, b"")))
         slots = [slot for crt, slot in _CRT.items() if crt in parts]
         if len(slots) != 1 or not {0x7F48, 0x5F48} <= parts.keys():
             raise Refused(WRONG_DATA)

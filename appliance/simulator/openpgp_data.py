@@ -26,9 +26,10 @@ SHORTEST_PIN = {Password.USER: 6, Password.RESETTING: 8, Password.ADMIN: 8}
 _P256 = bytes.fromhex("2A8648CE3D030107")
 _ECDH, _ECDSA = b"\x12", b"\x13"
 
-# GET CHALLENGE, key import and the first byte of C4 can be used, private data objects exist; no secure messaging; the
-# longest challenge, certificate and other object; no PIN blocks, no MANAGE SECURITY ENVIRONMENT.
-_EXTENDED_CAPABILITIES = bytes.fromhex("78 00 00FF 0400 00FE 00 00")
+# GET CHALLENGE, key import and the first byte of C4 can be used, private data objects exist, algorithms can be chosen
+# (from a list of one, FA); no secure messaging; the longest challenge, certificate and other object; no PIN blocks, no
+# MANAGE SECURITY ENVIRONMENT.
+_EXTENDED_CAPABILITIES = bytes.fromhex("7C 00 00FF 0400 00FE 00 00")
 
 
 class Access(Enum):
@@ -72,6 +73,7 @@ _CONSTRUCTED = {
     0x6E: (0x4F, 0x5F52, 0x7F66, 0x7F74, 0x73),
     0x73: (0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC5, 0xC6, 0xCD, 0xDE),
     0x7A: (0x93,),
+    0xFA: (0xC1, 0xC2, 0xC3),
 }
 _CONCATENATED = {0xC5: (0xC7, 0xC8, 0xC9), 0xC6: (0xCA, 0xCB, 0xCC), 0xCD: (0xCE, 0xCF, 0xD0)}
 _FIXED = {
