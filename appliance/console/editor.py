@@ -186,9 +186,10 @@ class Editor:
 
     def _search(self) -> str:
         """^R: the next older line that contains what was typed when ^R was pressed first."""
+        before = self._place
         if self._part is None:
-            self._part = self._text
-        place = self._history.search(self._part, self._place)
+            self._part, before = self._text, len(self._history)
+        place = self._history.search(self._part, before)
         return BELL if place is None else self._recall(place)
 
     def _complete_word(self, candidates: Sequence[str]) -> str:
@@ -246,7 +247,6 @@ class View:
     def _window(self, text: str, cursor: int) -> tuple[str, int]:
         """The part of the text that is shown, and where in it the cursor stands."""
         if width(text) <= self._room:
-            self._left = 0
             return text, cursor
         if cursor < self._left or width(text[self._left : cursor]) > self._room:
             # Half a window at once: at 9600 baud each move costs visible time.

@@ -233,6 +233,7 @@ HISTORY = [
     (b"o\x12\x12\x12\r", "one"),
     (b"zz\x12\r", "zz"),
     (b"e\x12\x12!\r", "one!"),
+    (b"tw\x12\x15thr\x12\r", "three"),  # another search begins at the youngest again
 ]
 
 
