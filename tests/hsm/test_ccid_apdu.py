@@ -100,9 +100,9 @@ def test_status_words_that_ask_for_more(script: list[tuple[str, str]], expected:
     assert card.all_asked()
 
 
-@pytest.mark.parametrize("answer", ["61 00", "61 05"])
-def test_a_promise_of_more_without_more_is_a_protocol_error(answer: str) -> None:
-    """GET RESPONSE that brings nothing and promises again ends."""
+@pytest.mark.parametrize("answer", ["61 00", "61 05", "00 61 01"])
+def test_an_endless_answer_is_a_protocol_error(answer: str) -> None:
+    """GET RESPONSE that brings little or nothing and promises more again and again."""
     with pytest.raises(ProtocolError, match="does not end"):
         exchange(ScriptedReader(lambda _: bytes.fromhex(answer)))
 
@@ -118,12 +118,15 @@ def test_an_answer_without_status_is_a_protocol_error(answer: str) -> None:
 
 
 def chained(answers: Sequence[tuple[int, str]], seen: list[tuple[int, str]]) -> Callable[[bytes], list[Answer]]:
-    """A reader at extended APDU level: bChainParameter and data of each answer; `seen` gets what it was sent."""
+    """A reader at extended APDU level: bChainParameter and data of each answer, the last for ever.
+
+    `seen` gets what it was sent.
+    """
     left = list(answers)
 
     def reader(command: bytes) -> list[Answer]:
         seen.append((int.from_bytes(command[8:10], "little"), command[10:].hex().upper()))
-        chain, data = left.pop(0)
+        chain, data = left.pop(0) if len(left) > 1 else left[0]
         raw = message(0x80, command[6], bytes.fromhex(data))
         return [raw[:9] + bytes([chain]) + raw[10:]]
 
@@ -156,6 +159,7 @@ def test_an_apdu_in_several_messages(longest: int, answers: list[tuple[int, str]
         (13, [(0, "9000")]),
         (13, [(0x10, "AA")]),
         (271, [(1, "AA"), (3, "")]),
+        (271, [(3, "AA")]),
         (10, []),
         (0, []),
     ],

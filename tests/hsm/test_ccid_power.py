@@ -5,7 +5,7 @@ import errno
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import DeviceError, ProtocolError
@@ -52,6 +52,7 @@ def test_a_missing_class_descriptor_is_a_protocol_error(raw: bytes) -> None:
         ClassDescriptor.parse(raw)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_class_descriptor_is_survived(raw: bytes) -> None:
     """Random bytes are a descriptor or a protocol error."""

@@ -4,7 +4,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, SerialMismatch
@@ -168,6 +168,7 @@ def test_broken_data_objects_are_a_protocol_error(application: str) -> None:
         connection.probe()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([0x4F, 0x5F52, 0xC4]))
 def test_any_bytes_are_searched(raw: bytes, tag: int) -> None:
     """Random bytes hold the object, or not, or are refused."""

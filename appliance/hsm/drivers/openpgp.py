@@ -30,6 +30,7 @@ NOT_FOUND = (0x6A82, 0x6A88, 0x6B00)
 # What cards without the application answer to its SELECT.
 NOT_THIS_CARD = (0x6700, 0x6985, 0x6999, 0x6A80, 0x6A81, 0x6A82, 0x6A86, 0x6A87, 0x6D00, 0x6E00)
 
+MOST_TRIES = 15  # 63Cx counts no further; a card that claims more is not believed
 SPARE_TRIES = 3  # beyond the counter, for a card that counts otherwise than it says
 HASH_SIZES = {0x08: 32, 0x0A: 64}  # bytes; what goes to a card with a key derivation instead of a PIN (4.3.2)
 PROBE_TIMEOUT = 10.0  # seconds for one question
@@ -171,7 +172,7 @@ class OpenPgpConnection(Connection):
     def _tries(self, reference: int) -> int:
         """What is left of the tries of PW1 (81) or PW3 (83)."""
         tries = pin_tries(self._data(Tag.PIN_STATUS, among=self._data(Tag.APPLICATION_DATA)))
-        return tries[0] if reference == 0x81 else tries[2]
+        return min(tries[0] if reference == 0x81 else tries[2], MOST_TRIES)
 
     def _wrong_pins(self) -> tuple[bytes, ...]:
         """Two values of the length that the card wants, of which at most one can be the PIN."""
