@@ -99,6 +99,21 @@ def test_messages_of_any_length_are_put_together(size: int, ended: bool) -> None
             assert card.transmit(ASK) == Response(data, 0x9000)
 
 
+@pytest.mark.parametrize(("longest", "asked"), [(271, 320), (319, 320), (320, 384), (0, 320)])
+def test_a_read_leaves_room_for_the_empty_packet(longest: int, asked: int) -> None:
+    """Behind a message of whole packets it has to be fetched before the reader takes the next command."""
+    with card_in(ScriptedReader(), descriptor=ccid_descriptor(longest=longest)) as (card, backend):
+        card.transmit(ASK)
+        assert backend.read_sizes == [asked]
+
+
+@pytest.mark.parametrize("size", [1, 51])
+def test_bytes_behind_a_message_are_a_protocol_error(size: int) -> None:
+    """Also where they fill the packet."""
+    with pytest.raises(ProtocolError, match="announces"):
+        exchange(lambda command: [message(0x80, command[6], bytes(size) + b"\x90\x00") + b"x"])
+
+
 def test_a_message_in_many_reads_is_put_together() -> None:
     """A transport may hand on each packet by itself."""
 

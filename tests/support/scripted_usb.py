@@ -175,6 +175,7 @@ class ScriptedUsb(IBackend):  # type: ignore[misc]  # pyusb has no types
         self.present = True
         self.answers: deque[Answer] = deque()
         self.calls: list[str] = []
+        self.read_sizes: list[int] = []
 
     @property
     def attachment(self) -> Attachment:
@@ -278,6 +279,7 @@ class ScriptedUsb(IBackend):  # type: ignore[misc]  # pyusb has no types
         assert ep == IN
         assert timeout > 0
         assert len(buff) % PACKET == 0
+        self.read_sizes.append(len(buff))
         if not self.answers:
             raise usb_error(errno.ETIMEDOUT)
         answer = self.answers.popleft()
