@@ -20,6 +20,7 @@ from appliance.log import get_logger
 LONGEST_STRING = 126  # characters in a USB string descriptor: 255 bytes, less two of header, in UTF-16
 MOST_PER_TICK = 256  # events taken from the kernel before the loop may do something else
 UDEV_CONTROL = Path("/run/udev/control")  # what libudev itself goes by (sd-device: device-monitor.c)
+NETLINK_SOCKETS = Path("/proc/self/net/netlink")  # those of this network namespace
 PROPERTIES = ("BUSNUM", "DEVNUM", "USEC_INITIALIZED", "ID_SERIAL_SHORT", "DEVPATH_OLD")
 
 _log = get_logger(__name__)
@@ -195,11 +196,11 @@ class UdevSource:
     def _scan(self) -> tuple[Attachment, ...]:
         if self._scanner is None:
             return ()
-        found = []
+        found, unheard = [], bool(self.deaf())
         for device in self._scanner.list_devices(subsystem="usb", DEVTYPE="usb_device"):
             properties = _properties(device)
             # udev is at work on one that it does not know yet, and will announce it.
-            if "USEC_INITIALIZED" in properties or self.deaf():
+            if "USEC_INITIALIZED" in properties or unheard:
                 found.append(read_attachment(device.sys_path, properties))
         return tuple(attachment for attachment in found if attachment is not None)
 
@@ -213,7 +214,7 @@ class UdevSource:
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
-            self._socket = None
+            self._socket = self._monitor = None  # the last reference to the monitor closes its own descriptor
 
 
 def _properties(device: Any) -> dict[str, str]:
@@ -268,7 +269,10 @@ def _why_deaf() -> str:
     if not UDEV_CONTROL.exists():
         return f"udev is not running ({UDEV_CONTROL} is missing)"
     try:
-        ours, first = (Path(f"/proc/{process}/ns/net").readlink() for process in ("self", "1"))
-    except OSError:  # only root may look at process 1
+        sockets = [line.split() for line in NETLINK_SOCKETS.read_text().splitlines()]
+    except OSError:
         return ""
-    return "" if ours == first else "this program runs in a network namespace of its own"
+    # udevd, or systemd for it, listens to the kernel: protocol 15 (KOBJECT_UEVENT), multicast group 1.
+    if not any(protocol == "15" and int(groups, 16) & 1 for _, protocol, _, groups, *_ in sockets[1:]):
+        return "udev is not running in this network namespace"
+    return ""

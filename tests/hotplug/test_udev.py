@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The udev source, held against real libudev in processes of their own: one without devices, one without a network."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BOUND = 300  # seconds
+
+
+def run(file: str, *wrapper: str) -> None:
+    """Run the tests in a file of this folder under another program; every one must run and pass."""
+    command = [*wrapper, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/hotplug/{file}"]
+    environment = {**os.environ, "CI": "true"}  # nothing is skipped
+    result = subprocess.run(  # noqa: S603  # our own tests
+        command, cwd=ROOT, env=environment, timeout=BOUND, text=True, capture_output=True, check=False
+    )
+    if result.returncode:
+        pytest.fail(f"{result.stdout}\n{result.stderr}", pytrace=False)
+
+
+def test_udev_events_are_heard() -> None:
+    """What udev says becomes events: `under_umockdev.py`."""
+    wrapper = shutil.which("umockdev-wrapper")
+    if wrapper is None:
+        pytest.skip("needs the Debian package umockdev")
+    run("under_umockdev.py", wrapper)
+
+
+def test_an_overflow_is_survived() -> None:
+    """A storm of events on a real netlink socket: `under_unshare.py`."""
+    unshare = ("unshare", "--net", "--mount", "--")
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:  # noqa: S603
+        pytest.skip("needs unshare and the right to make namespaces")
+    # libudev listens to udevd only where this file is (or where /dev is a devtmpfs).
+    run("under_unshare.py", *unshare, "sh", "-c", f'{_MAKE_CONTROL} && export OWN_NAMESPACE=true && exec "$@"', "sh")
+
+
+_MAKE_CONTROL = "mkdir -p /run/udev && mount -t tmpfs none /run/udev && touch /run/udev/control"
