@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from appliance.accounts.authenticator import Authenticator
@@ -77,9 +78,10 @@ class Getty:
             finally:
                 self.opened.clear()
                 self._line.close()
-            if loop.time() - begun > self._longest_pause:
+            if loop.time() - begun < self._first_pause:
+                await self._rest()  # a line that is gone at once must not keep us busy
+            else:
                 self._pause = self._first_pause
-            await self._rest()
 
     async def _open(self) -> None:
         """Return when the line is open, however long that takes."""
@@ -98,23 +100,23 @@ class Getty:
                 return
 
     async def _rest(self) -> None:
-        """Pause, each time longer until the line is of use again: a line that is gone at once must not keep us busy."""
+        """Pause, each time longer until the line is of use again."""
         await asyncio.sleep(self._pause)
         self._pause = min(2 * self._pause, self._longest_pause)
 
     async def _serve(self) -> None:
         """One opening of the line; a hang-up ends whatever is going on, also in the middle of a command."""
+        dialogues = asyncio.create_task(self._dialogues())
+        lost = asyncio.create_task(self._line.hung_up())
         try:
-            async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch())
-                await group.create_task(self._dialogues())
-                watch.cancel()
-        except* Hangup:
-            _log.info("line hung up", tty=self._line.name)
-
-    async def _watch(self) -> NoReturn:
-        await self._line.hung_up()
-        raise Hangup
+            await asyncio.wait((dialogues, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+            dialogues.cancel()
+            await asyncio.wait((dialogues,))  # whoever is logged in is logged out, and that is recorded
+        with suppress(Hangup, asyncio.CancelledError):
+            dialogues.result()
+        _log.info("line hung up", tty=self._line.name)
 
     async def _dialogues(self) -> None:
         """One person after the other, until the line has to be hung up from our side."""

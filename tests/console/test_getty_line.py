@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.getty_house import ISSUE, PROMPT, FakeLog, House, until
-from tests.support.pty_line import PtyLine, rubbish
+from tests.support.pty_line import PATIENCE, PtyLine, rubbish
 
 SOON = 0.1  # seconds
 
@@ -43,6 +43,22 @@ async def test_hang_up_before_login(house: House, typed: str) -> None:
         await house.log_in()
 
     assert house.events() == [("login", "admin"), ("logout", "admin")]
+
+
+@pytest.mark.parametrize("typed", ["", "hang\r"])
+async def test_a_stop_in_the_moment_of_a_hang_up_is_a_stop(house: House, typed: str) -> None:
+    """The daemon ends although the line is lost in the same moment, and the logout is recorded."""
+    async with house.open() as far:
+        await house.log_in()
+        await far.type(typed)
+        far.hang_up()
+        await house.line.hung_up()
+        house.task.cancel()
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait({house.task})
+
+    assert house.task.cancelled()
+    assert house.events()[-1] == ("logout", "admin")
 
 
 @pytest.mark.parametrize("typed", ["", "lis", "hang\r", "flood\r"])

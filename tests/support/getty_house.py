@@ -128,11 +128,12 @@ class House:
         """Run the getty; the far end of its line."""
         assert self.audit is not None
         self.authenticator = QuickAuthenticator(self.store, self.folder / "lockout.json")
+        self.line = SerialLine(
+            LineSettings(port=str(self.far.port), flow=self.flow, carrier=self.carrier),
+            write_limit=self.write_limit,
+        )
         self.getty = Getty(
-            SerialLine(
-                LineSettings(port=str(self.far.port), flow=self.flow, carrier=self.carrier),
-                write_limit=self.write_limit,
-            ),
+            self.line,
             self.authenticator,
             self._session,
             self.audit,
