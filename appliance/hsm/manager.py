@@ -79,10 +79,10 @@ class Manager:
         await self._scanned.wait()
 
     async def stop(self) -> None:
-        """Hear nothing more and wait for the resets that run, which is bounded by their own time limit."""
-        self._source.close()
+        """Wait for the resets that run, which is bounded by their own time limit; then hear and ask nothing more."""
         while self._resets:
             await asyncio.wait(self._resets)
+        self._source.close()  # not before: where devices are simulated, they leave with it
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), *self._noting, return_exceptions=True)

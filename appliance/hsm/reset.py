@@ -92,7 +92,10 @@ class Reset:
                 raise
             trouble = trouble or problem  # only closing can have failed
         if after is None:
-            after = self._asked_anew()
+            try:
+                after = self._asked_anew()
+            except DeviceError as problem:
+                trouble = trouble or problem
         report = self._conclude(trouble, after)
         self._record_outcome(report, after or before)
         return report
@@ -134,20 +137,15 @@ class Reset:
             self._append_if_possible(probe, Report(Outcome.NOT_DONE, problem.reason, self._device.serial))
             raise
 
-    def _asked_anew(self) -> Probe | None:
-        """What the device says on a fresh connection, when the old one serves no more."""
-        try:
-            with self._driver.open(self._device.attachment) as connection:
-                return connection.probe()
-        except DeviceError as problem:
-            _log.warning("no read-back after reset", serial=self._device.serial, reason=problem.reason)
-            return None
+    def _asked_anew(self) -> Probe:
+        """What the device says on a fresh connection, when the old one serves no more. Raises `DeviceError`."""
+        with self._driver.open(self._device.attachment) as connection:
+            return connection.probe()
 
     def _conclude(self, trouble: DeviceError | None, after: Probe | None) -> Report:
         serial = self._device.serial
         if after is None:
-            reason = trouble.reason if trouble else "the device does not answer after the reset"
-            return Report(Outcome.UNKNOWN, reason, serial)
+            return Report(Outcome.UNKNOWN, str(trouble), serial)
         if after.serial is not None and after.serial != serial:
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:

@@ -272,6 +272,7 @@ def forget(token: FakeToken) -> None:
 
 
 GONE = DeviceGone("it was unplugged")
+MISMATCH = "expected serial 'A1', the device says 'B2'"
 REFUSAL = "conditions of use not satisfied (status 6985)"
 
 
@@ -292,7 +293,8 @@ REFUSAL = "conditions of use not satisfied (status 6985)"
         (fail("activate", GONE, "probe 2", "open 2"), Outcome.UNKNOWN, "it was unplugged"),
         (fail("block", refused(), "probe 2", "open 2"), Outcome.UNKNOWN, REFUSAL),
         # It cannot be read back.
-        (fail("probe 2", GONE, "open 2"), Outcome.UNKNOWN, "the device does not answer after the reset"),
+        (fail("probe 2", GONE, "open 2"), Outcome.UNKNOWN, "it was unplugged"),
+        (fail("probe 2", SerialMismatch("A1", "B2"), "probe 3"), Outcome.UNKNOWN, MISMATCH),
         # It says it was done, and it is not so.
         (forget, Outcome.UNKNOWN, "not in factory state: there are keys"),
         (become(HsmState.UNKNOWN, refused()), Outcome.UNKNOWN, REFUSAL),
