@@ -84,7 +84,6 @@ class FolderBus:
         except OSError as error:
             self._go_deaf(f"the folder {self._folder} cannot be watched: {error.strerror}")
             return
-        self._deaf = ""
         self._loop.add_reader(self._inotify.fileno(), self._hear)
         self._scan()
 

@@ -160,13 +160,9 @@ def dump(flash: Flash) -> bytes:
 def load(data: bytes) -> Flash:
     """The value that was dumped. Raises `ValueError` for anything that `dump` cannot have written, but other faults."""
     try:
-        entry = json.loads(data)
-        flash = _flash(entry)
+        return _flash(json.loads(data))
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a token: {error!r}") from error
-    if entry["format"] != FORMAT:
-        raise ValueError("a token of another format")
-    return flash
 
 
 def serial_in(data: bytes) -> str:
@@ -178,6 +174,8 @@ def serial_in(data: bytes) -> str:
 
 
 def _flash(entry: Any) -> Flash:
+    if entry["format"] != FORMAT:
+        raise ValueError("a token of another format")
     flash = Flash(
         serial=_serial(entry["serial"]),
         kek=bytes.fromhex(entry["kek"]),
