@@ -31,6 +31,8 @@ def in_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
         with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
             try:
                 result = call()
+            except StopIteration as error:  # which no future can hold
+                loop.call_soon_threadsafe(raised, RuntimeError(repr(error)))
             except BaseException as error:  # noqa: BLE001 - handed on whole to whoever awaits the future
                 loop.call_soon_threadsafe(raised, error)
             else:

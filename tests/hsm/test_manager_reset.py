@@ -116,6 +116,22 @@ async def test_what_changed_at_the_prompt_is_not_reset(house: House, change: Cha
     assert house.on_disk() == []
 
 
+async def test_a_device_that_told_another_name_meanwhile_is_not_reset(house: House) -> None:
+    """Shown under the serial that USB suggests, it has said its own since: it is not what the person has seen."""
+    token = FakeToken("D4")
+    token.fail("open", DeviceBusy("another program holds it"))
+    house.source.plug(attachment("1-3", 7, "C3"), token)
+    await house.settled()
+    device = house.device("C3")
+    del token.hooks["open"]
+    house.source.rescan()
+    await house.settled()
+
+    with pytest.raises(AttachmentChanged):
+        await house.reset(device)
+    assert not token.touched
+
+
 async def test_a_swap_that_no_event_told_is_noticed_in_protocol(house: House) -> None:
     """A device that says another serial number than the one shown is not reset, and listed as what it is."""
     device = house.device()
