@@ -134,14 +134,15 @@ class UdevSource:
 
     def _readable(self) -> None:
         """Take what the kernel has for us. Never leaves an error standing, or the loop would spin on it."""
-        if self._socket is None:
+        ours = self._socket
+        if ours is None:
             return
-        self._check_overflow()
+        self._check_overflow(ours)
         for _ in range(MOST_PER_TICK):
             try:
                 device = self._monitor.poll(0)
             except OSError as error:  # pyudev's own, again at each poll until the socket's error has been read
-                if self._check_overflow():
+                if self._check_overflow(ours):
                     continue
                 self._stop_listening()
                 self._deaf = f"the connection to udev broke ({error})"
@@ -153,10 +154,9 @@ class UdevSource:
             self._take(device)
         asyncio.get_running_loop().call_soon(self._readable)
 
-    def _check_overflow(self) -> bool:
+    def _check_overflow(self, ours: socket.socket) -> bool:
         """Read the socket's error, which clears it; whether there was one. Then messages are lost (netlink(7))."""
-        assert self._socket is not None
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        error = ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             _log.warning("udev events lost", error=os.strerror(error))
             self._lost = True
