@@ -242,7 +242,6 @@ class SimulatedDevice:
     def _around(self, number: int, apdu: bytes, when: When) -> None:
         if self._observe:
             self._observe(self.file.path, number, apdu, when)
-        self._demand()
         fault = self._next_fault(lambda fault: fault.when is when and fault.strikes(number, apdu))
         if fault is not None:
             self._misbehave(fault)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IN_CLOSE_WRITE = 0x008
+IN_CLOSE = 0x018  # written to or not
 IN_OPEN = 0x020
 IN_MOVED_FROM = 0x040
 IN_MOVED_TO = 0x080

@@ -9,12 +9,14 @@ import asyncio
 import errno
 import os
 import pty
+import select
+import termios
 import tty
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.simulator.inotify import IN_OPEN, Inotify
+from appliance.simulator.inotify import IN_CLOSE, IN_OPEN, Inotify
 
 Receiver = Callable[[bytes], int]  # takes output of the daemon; how many bytes of it were taken
 
@@ -31,19 +33,25 @@ class SerialLine:
         self._receive: Receiver = len
         self._unshown = b""
 
-    def connect(self, receive: Receiver) -> None:
-        """Plug the cable in: the daemon hangs up and begins anew, and its output goes to `receive`.
-
-        After `receive` took less than it was given, nothing more comes until `resume`.
-        """
+    def plug(self) -> None:
+        """Begin anew with no terminal at the far end: the daemon hangs up, and its output waits for a terminal."""
         old = self._master
-        self._master, self._receive, self._unshown = self._new_pty(), receive, b""
-        asyncio.get_running_loop().add_reader(self._master, self._forward)
+        self._master, path = _raw_pty()
+        self._unshown = b""
+        new = self.port.with_name(f".{self.port.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(path)
+        new.replace(self.port)
         self._close(old)
 
-    def disconnect(self) -> None:
-        """Unplug the cable: the daemon hangs up, and its output goes nowhere."""
-        self.connect(len)
+    def connect(self, receive: Receiver) -> None:
+        """Give the daemon's output to `receive`, from what waits on. When that takes less than it gets, `resume`."""
+        self._receive = receive
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on with the output: the receiver can take more."""
+        asyncio.get_running_loop().add_reader(self._master, self._forward)
 
     def send(self, data: bytes) -> None:
         """Let the daemon receive what was typed; a line that is too slow for it loses bytes, as a real one does."""
@@ -54,18 +62,6 @@ class SerialLine:
         """Take the port away."""
         self.port.unlink(missing_ok=True)
         self._close(self._master)
-
-    def _new_pty(self) -> int:
-        master, path = _raw_pty()
-        new = self.port.with_name(f".{self.port.name}.new")
-        new.unlink(missing_ok=True)
-        new.symlink_to(path)
-        new.replace(self.port)
-        return master
-
-    def resume(self) -> None:
-        """Go on with the output: the receiver can take more."""
-        asyncio.get_running_loop().add_reader(self._master, self._forward)
 
     def _forward(self) -> None:
         data = self._unshown or _read(self._master)
@@ -94,31 +90,56 @@ class Socket:
     def __init__(self, line: SerialLine) -> None:
         self._line = line
         self._master, self.path = _raw_pty()
-        self._opened = Inotify()
+        self._happenings = Inotify()
+        self._users = 0  # who have it open
+        self._attaching: asyncio.TimerHandle | None = None
         self._attached = False
 
     def start(self) -> None:
         """Wait for terminal programs."""
-        self._opened.watch(self.path, IN_OPEN)
-        asyncio.get_running_loop().add_reader(self._opened.fileno(), self._on_open)
+        self._happenings.watch(self.path, IN_OPEN | IN_CLOSE)
+        asyncio.get_running_loop().add_reader(self._happenings.fileno(), self._hear)
 
     def close(self) -> None:
         """Take the pty away; an attached program gets a hang-up."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._opened.fileno())
-        loop.remove_reader(self._master)
-        loop.remove_writer(self._master)
-        self._opened.close()
+        asyncio.get_running_loop().remove_reader(self._happenings.fileno())
+        self._let_go()
+        self._happenings.close()
         os.close(self._master)
 
-    def _on_open(self) -> None:
-        if self._opened.read() and not self._attached:
-            self._attached = True
-            asyncio.get_running_loop().call_later(_SETTLED, self._attach)
+    def _hear(self) -> None:
+        for happening in self._happenings.read():
+            self._users = max(0, self._users + (1 if happening.mask & IN_OPEN else -1))
+            if self._users == 0:
+                self._detach()
+        if self._users == 0 and self._is_open():  # the kernel tells of two equal events once
+            self._users = 1
+        if self._users and not self._attached and not self._attaching:
+            self._attaching = asyncio.get_running_loop().call_later(_SETTLED, self._attach)
 
     def _attach(self) -> None:
+        self._attaching, self._attached = None, True
         self._line.connect(self._show)
         asyncio.get_running_loop().add_reader(self._master, self._typed)
+
+    def _detach(self) -> None:
+        if self._attached:
+            self._line.plug()
+        self._let_go()
+        termios.tcflush(self._master, termios.TCIOFLUSH)  # nothing of this user is for the next one
+
+    def _let_go(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._master)
+        loop.remove_writer(self._master)
+        if self._attaching:
+            self._attaching.cancel()
+        self._attaching, self._attached = None, False
+
+    def _is_open(self) -> bool:
+        poll = select.poll()
+        poll.register(self._master, 0)
+        return not poll.poll(0)  # without a user there is a hang-up to report
 
     def _show(self, data: bytes) -> int:
         written = 0
@@ -136,12 +157,8 @@ class Socket:
         data = _read(self._master)
         if data:
             self._line.send(data)
-        elif data is None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._master)
-            loop.remove_writer(self._master)
-            self._attached = False
-            self._line.disconnect()
+        elif data is None:  # the last user is gone; that it was closed is told apart
+            asyncio.get_running_loop().remove_reader(self._master)
 
 
 def _raw_pty() -> tuple[int, Path]:

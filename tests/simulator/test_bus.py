@@ -387,8 +387,8 @@ async def test_an_idle_bus_sleeps(plugs: Plugs) -> None:
     await plugs.settled()
     await asyncio.sleep(0)
 
-    loop = asyncio.get_running_loop()
-    assert [handle for handle in loop._scheduled if not handle.cancelled()] == []  # type: ignore[attr-defined]
+    timers = vars(asyncio.get_running_loop())["_scheduled"]
+    assert [timer for timer in timers if not timer.cancelled()] == []
 
 
 def test_the_clock_of_attachments_never_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

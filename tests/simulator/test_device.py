@@ -3,6 +3,7 @@
 
 import errno
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,17 @@ def test_only_one_program_holds_the_interface(port: Port) -> None:
     usb.util.claim_interface(second.device, 0)
 
 
+def test_closing_lets_go_of_the_interface(port: Port) -> None:
+    """Also when the program did not: the kernel does it for one that ended."""
+    (place,) = port.backend.enumerate_devices()
+    handle = port.backend.open_device(place)
+    port.backend.claim_interface(handle, 0)
+
+    port.backend.close_device(handle)
+
+    usb.util.claim_interface(port.host().device, 0)
+
+
 def test_there_is_one_interface(port: Port) -> None:
     """Another cannot be claimed, and there is no kernel driver to detach."""
     device = port.host().device
@@ -298,6 +310,9 @@ def test_unplugging_ends_a_transfer_under_way(port: Port) -> None:
     found: list[int | None] = []
     reader = threading.Thread(target=lambda: found.append(error_of(lambda: host.device.read(0x81, 64, 600_000))))
     reader.start()
+    end = time.monotonic() + BOUND
+    while not vars(port.device._changed)["_waiters"] and time.monotonic() < end:
+        time.sleep(0.001)
 
     port.device.unplug()
     reader.join(BOUND)

@@ -302,6 +302,15 @@ def test_a_password_is_changed(which: int, old: bytes, new: bytes) -> None:
     assert bench(f"002000{which:02X}{len(old):02X}{old.hex()}") == "6982"
 
 
+def test_a_new_password_must_be_verified() -> None:
+    """Changing a password ends what was authorised by the old one."""
+    bench = Bench()
+    bench(VERIFY_ADMIN)
+
+    assert bench("0024008310" + b"1234567887654321".hex()) == "9000"
+    assert bench(put(0x5B, b"x")) == "6982"
+
+
 @pytest.mark.parametrize(
     ("apdu", "status", "tries"),
     [

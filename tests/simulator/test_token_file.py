@@ -210,9 +210,13 @@ def test_a_file_system_without_exchange_will_do(path: Path, monkeypatch: pytest.
     file.save(replace(flash, signatures=1))
     assert load(path.read_bytes()).signatures == 1
     assert file.in_place()
-    new_token(path.with_name("b.token"), "00000001")
+    new_token(path.with_name("c.token"), "00000003")
     with pytest.raises(StateError, match="File exists"):
         new_token(path, "00000001")
+    swapped(path)
+    with pytest.raises(FileGone):
+        file.save(flash)
+    assert load(path.read_bytes()).serial == "00000001"
     path.unlink()
     with pytest.raises(FileGone):
         file.save(flash)
