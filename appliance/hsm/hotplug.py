@@ -6,6 +6,7 @@ This is the only module that imports pyudev. It does so in a thread at `UdevSour
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -143,6 +144,9 @@ class UdevSource:
                 device = self._monitor.poll(0)
             except OSError as error:  # pyudev's own, again at each poll until the socket's error has been read
                 if self._check_overflow(ours):
+                    continue
+                if error.errno == errno.ENOBUFS:  # the same, found by a read that has cleared it
+                    self._lost = True
                     continue
                 self._stop_listening()
                 self._deaf = f"the connection to udev broke ({error})"

@@ -116,7 +116,7 @@ class Manager:
         Raises `AttachmentChanged`, or the `DeviceError` that says why it cannot be asked.
         """
         attachment = device.attachment
-        self._require_idle(attachment)
+        await self._until_idle(attachment)
         current = self._registry.at(attachment)
         if current is None:
             raise AttachmentChanged(device.serial)
@@ -132,9 +132,7 @@ class Manager:
         afterwards there is always a report.
         """
         attachment = device.attachment
-        if attachment in self._asking:
-            await asyncio.wait([self._asking[attachment]])
-        self._require_idle(attachment)
+        await self._until_idle(attachment)
         current = self._registry.at(attachment)
         if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
             raise AttachmentChanged(device.serial)
@@ -224,7 +222,10 @@ class Manager:
         if (error := call.exception()) is not None:  # read here too: after a time-out nobody else does
             _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
 
-    def _require_idle(self, attachment: Attachment) -> None:
+    async def _until_idle(self, attachment: Attachment) -> None:
+        """Wait for our own questions to a device, which are no other program. Raises `DeviceBusy`, `DeviceTimeout`."""
+        if attachment in self._asking:
+            await asyncio.wait([self._asking[attachment]])
         if any(device.attachment == attachment for device in self._resets.values()):
             raise DeviceBusy("a reset of it is running")
         if attachment in self._calls:

@@ -2,6 +2,7 @@
 """A connection to udev that fails makes the source deaf, not busy: the faults that no real udev produces on demand."""
 
 import asyncio
+import errno
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -98,6 +99,19 @@ async def test_an_error_that_stands_is_not_polled_for_ever(bench: Bench) -> None
 
     assert bench.monitor.polls == polls
     assert bench.source.deaf() == "the connection to udev broke (Error while polling fd: 7)"
+
+
+async def test_an_overflow_found_by_reading_is_an_overflow(bench: Bench) -> None:
+    """When the buffer overflows between looking and reading, the reading fails, once: scan, and go on."""
+    lost = OSError(errno.ENOBUFS, "No buffer space available")
+    bench.monitor.answers = [gone("1-1"), lost, gone("1-2")]
+    bench.monitor.ring()
+
+    assert [await bench.next() for _ in range(3)] == [
+        Unplugged("/sys/devices/1-1"),
+        Unplugged("/sys/devices/1-2"),
+        Rescan(()),
+    ]
 
 
 async def test_scans_go_on_without_the_connection(bench: Bench) -> None:

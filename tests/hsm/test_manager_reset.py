@@ -69,6 +69,27 @@ async def test_one_reset_follows_another(house: House, name: str) -> None:
     assert (await house.reset(house.device(name))).outcome is Outcome.DONE
 
 
+async def test_a_reset_waits_for_our_own_question(build: Build) -> None:
+    """Ordered while the device is still being asked, it begins when the answer is there."""
+    made = build()
+    gate = Gate()
+    token = made.source.plug(HERE)
+    token.hooks["probe 1"] = gate
+    await made.manager.start()
+    await gate.reached()
+    ordered = asyncio.create_task(made.reset())
+    refreshed = asyncio.create_task(made.manager.refresh(made.device()))
+    done, _ = await asyncio.wait([ordered, refreshed], timeout=0.01)
+    gate.open()
+    async with asyncio.timeout(BOUND):
+        answers = await asyncio.gather(ordered, refreshed, return_exceptions=True)
+
+    assert not done
+    assert answers[0] == DONE
+    assert answers[1] is None or isinstance(answers[1], DeviceBusy)
+    assert token.steps[:4] == ["open", "probe", "close", "open"]
+
+
 Change = Callable[[House], object]
 
 
