@@ -137,7 +137,7 @@ def _token_new(options: argparse.Namespace) -> int:
 
 
 def _attached(words: list[str], option: str) -> list[str]:
-    """The words with the value of `option` attached to it, so that one which begins with a dash is taken for a value."""
+    """The words with the value of `option` attached to it: so one that begins with a dash is taken for a value."""
     if option not in words[:-1]:
         return words
     at = words.index(option)

@@ -58,9 +58,9 @@ async def _serve(bus: Path, state: Path, port_only: bool) -> None:
     daemon = Daemon(config, source, UsbBus(source.backend))
     line = SerialLine(state / "ttyS0")
     with ExitStack() as stack:
+        line.plug()
         stack.callback(line.close)
         if port_only:
-            line.disconnect()
             socket = Socket(line)
             socket.start()
             stack.callback(socket.close)

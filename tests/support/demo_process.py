@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration as a child process, and a person at its serial port who types and reads as scripts do."""
 
+import json
 import os
 import re
 import select
@@ -8,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from appliance.simulator.device import new_token
 
 PROMPT = r"\[[a-zA-Z0-9\-_.]+\] lunash:>$"
 PASSWORD = "correct Horse 7 battery"  # noqa: S105  of a simulated appliance
@@ -21,23 +24,28 @@ _PATIENCE = 30.0  # seconds; a bound for a machine that is busy, not a wait
 class DemoProcess:
     """`appliance-console demo --port-only`, from start to end."""
 
-    def __init__(self, bus: Path, state: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.bus = bus
-        self.state = state
+    def __init__(self, folder: Path, module: str = "appliance", environment: Mapping[str, str] | None = None) -> None:
+        """Its bus and state are folders below `folder`; the same `folder` again is the same appliance started anew."""
+        self.bus = folder / "bus"
+        self.state = folder / "state"
+        self.log = folder / "demo.stderr"
+        self._module = module
         self._environment = {**os.environ, **(environment or {})}
+        self.bus.mkdir(exist_ok=True)
 
     def __enter__(self) -> Self:
         arguments = ["demo", "--port-only", "--bus", str(self.bus), "--state", str(self.state)]
-        self.process = subprocess.Popen(  # noqa: S603  the program under test
-            [sys.executable, "-m", "appliance", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=(self.state.parent / "demo.stderr").open("ab"),
-            env=self._environment,
-            text=True,
-        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603  the program under test
+                [sys.executable, "-m", self._module, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                text=True,
+            )
         assert self.process.stdout is not None
         self.port = self.process.stdout.readline().strip()
-        assert self.port, (self.state.parent / "demo.stderr").read_text()
+        assert self.port, self.log.read_text()
         return self
 
     def __exit__(
@@ -51,6 +59,25 @@ class DemoProcess:
             self.process.wait()
             assert self.process.stdout is not None
             self.process.stdout.close()
+
+    def token(self, serial: str = "667788", keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> Path:
+        """Plug in a new token; `faults` is its list of misdeeds (simulator/faults.py)."""
+        ready = self.bus.parent / f"{serial}.token"
+        new_token(ready, serial, keys)
+        if faults:
+            content = json.loads(ready.read_text())
+            content["faults"] = list(faults)
+            ready.write_text(json.dumps(content))
+        return ready.rename(self.bus / ready.name)
+
+    def audit(self) -> list[dict[str, object]]:
+        """The records of the audit trail."""
+        return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
+
+    def verify_audit(self) -> subprocess.CompletedProcess[str]:
+        """`appliance-console audit verify` on its state."""
+        command = [sys.executable, "-m", "appliance", "audit", "verify", "--state", str(self.state)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the program under test
 
     def wait_killed(self) -> None:
         """The process ended by SIGKILL."""
