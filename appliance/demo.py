@@ -36,9 +36,9 @@ def demo(bus: Path | None, state: Path | None, *, port_only: bool) -> int:
         raise NoTerminal("The standard input is no terminal. Use 'appliance-console demo --port-only'.")
     with ExitStack() as stack:
         if bus is None:
-            bus = _temporary_folder(stack, "appliance-bus-")
+            bus = _temporary_folder(stack, "hsm-bus-")
             new_token(bus / f"{_SERIAL}.token", _SERIAL, 3)
-        state = state or _temporary_folder(stack, "appliance-state-")
+        state = state or _temporary_folder(stack, "hsm-state-")
         for folder in (bus, state):
             _make(folder)
         if not port_only:
@@ -73,10 +73,12 @@ async def _serve(bus: Path, state: Path, port_only: bool) -> None:
 
 def _explain(bus: Path, state: Path) -> None:
     token = next(iter(sorted(bus.glob("*.token"))), bus / f"{_SERIAL}.token")
+    lunash = Path(sys.argv[0]).with_name("lunash")
     print(
-        f"Unplug, from another terminal:   mv {token} {bus.parent}\n"
-        f"Plug in again:                   mv {bus.parent / token.name} {bus}\n"
-        f"The network side:                lunash --socket {state / 'lunash.sock'}     (Ctrl-] leaves the demo)\n",
+        "From another terminal, while this one is the serial terminal (Ctrl-] leaves):\n"
+        f"  unplug   mv {token} {bus.parent}\n"
+        f"  plug in  mv {bus.parent / token.name} {bus}\n"
+        f"  network  {lunash} --socket {state / 'lunash.sock'}",
         flush=True,
     )
 
