@@ -46,4 +46,4 @@ def test_an_overflow_is_survived() -> None:
     run("under_unshare.py", *unshare, "sh", "-c", f'{_MAKE_CONTROL} && export OWN_NAMESPACE=true && exec "$@"', "sh")
 
 
-_MAKE_CONTROL = "mkdir -p /run/udev && mount -t tmpfs none /run/udev && touch /run/udev/control"
+_MAKE_CONTROL = "mount -t tmpfs none /run && mkdir /run/udev && touch /run/udev/control"
