@@ -49,7 +49,7 @@ _ANSWERS = {
 }
 
 
-class CardMute(Exception):  # noqa: N818 (the name of the condition in the CCID specification)
+class CardMute(Exception):
     """The card does not answer, or cannot be asked."""
 
 
@@ -66,7 +66,7 @@ class Card(Protocol):
         """The response APDU."""
 
 
-class Failed(Exception):  # noqa: N818 (an ordinary answer)
+class Failed(Exception):
     """A command fails with this bError."""
 
     def __init__(self, error: int) -> None:

@@ -52,7 +52,7 @@ def _with_keys(flash: Flash, slots: list[Slot]) -> Flash:
     return replace(flash, keys=keys, objects={**fingerprints, **times})
 
 
-class _Silence(Exception):  # noqa: N818 (a fault that was asked for)
+class _Silence(Exception):
     """A command is not answered."""
 
 

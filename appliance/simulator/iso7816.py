@@ -26,7 +26,7 @@ LONGEST = 256  # bytes of data in one response
 LONGEST_CHAIN = 2048  # bytes of data in all commands of a chain
 
 
-class Refused(Exception):  # noqa: N818 (it is an answer of the card, as ordinary as any other)
+class Refused(Exception):
     """A command ends with a status word other than 9000."""
 
     def __init__(self, status: int) -> None:

@@ -24,7 +24,7 @@ _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
 _Identity = tuple[int, int, int, int]
 
 
-class FileGone(StateError):  # noqa: N818 (named like its kind in errors.py)
+class FileGone(StateError):
     """The name leads to another file than it did, or to none: the device is unplugged."""
 
     def __init__(self, path: Path) -> None:

@@ -127,7 +127,7 @@ class Shell:
 
 def an_account(**changes: object) -> Account:
     account = Account("admin", Role.ADMIN, verifier=None, must_change=False)  # type: ignore[arg-type]  # never checked here
-    return replace(account, **changes)  # type: ignore[arg-type]
+    return replace(account, **changes)  # type: ignore[arg-type]  # a builder for tables
 
 
 async def test_proceed_resets_the_token_and_says_so_as_the_vendor_does() -> None:
