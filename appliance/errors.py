@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error this program raises on purpose, in one tree.
+"""The errors that pass from one room to another, in one tree; one that stays in its room is defined there.
 
 ::
 
@@ -35,7 +35,7 @@ from pathlib import Path
 
 
 class ApplianceError(Exception):
-    """The root: catching it catches everything this program raises on purpose, and nothing else."""
+    """The root of these and all others: whoever catches it catches what is raised on purpose, and no defect."""
 
 
 class ConfigError(ApplianceError):

@@ -91,7 +91,7 @@ class Session:
         try:
             found = find(TREE, line, self._account.role)
         except (UnknownCommand, AmbiguousWord) as problem:
-            return await self._close(await self._not_a_command(line, problem), "(unknown command)")
+            return await self._close(await self._not_a_command(problem), "(unknown command)")
         if isinstance(found.entry, Group):
             await self._terminal.write("\n" + text.error(f"'{found.path}' is not a complete command."))
             await self._terminal.write("\n" + text.listing(found.path, found.entry, self._account.role))
@@ -125,20 +125,14 @@ class Session:
                 )
             )
         except (UsageError, AmbiguousWord, UnknownCommand) as problem:
-            await self._terminal.write(text.error(_usage_sentence(problem)))
+            await self._terminal.write(text.error(_sentence(problem)))
             await self._terminal.write("\n" + text.usage(found.path, command))
             return replace(FAILURE, note="usage")
         except (Interrupt, EndOfFile, Break):
             return replace(FAILURE, note="aborted")
 
-    async def _not_a_command(self, line: str, problem: UnknownCommand | AmbiguousWord) -> Reply:
-        if isinstance(problem, AmbiguousWord):
-            sentence = _usage_sentence(problem)
-        else:
-            sentence = (
-                f"'{text.shown(line.strip())}' is not a valid command.\nUse 'help' to list all available commands."
-            )
-        await self._terminal.write("\n" + text.error(sentence))
+    async def _not_a_command(self, problem: UnknownCommand | AmbiguousWord) -> Reply:
+        await self._terminal.write("\n" + text.error(_sentence(problem)))
         return replace(FAILURE, note="unknown command")
 
     async def _close(self, reply: Reply, path: str) -> Reply:
@@ -160,7 +154,7 @@ class Session:
         return complete(TREE, left, self._account.role)
 
 
-def _usage_sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
+def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
     match problem:
         case AmbiguousWord(word=word, candidates=candidates):
             return f"'{text.shown(word)}' is ambiguous: {', '.join(candidates)}."
