@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from appliance.simulator.flash import Key, Slot, Source
 
 CURVE = ec.SECP256R1()
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256 (FIPS 186-4, D.1.2.3)
 SIZE = 32  # bytes of a scalar and of a coordinate
 _NONCE = 12  # bytes (NIST SP 800-38D, 5.2.1.1)
 _HASHES: dict[int, hashes.HashAlgorithm] = {
@@ -32,7 +33,10 @@ def generate(kek: bytes, slot: Slot) -> Key:
 
 def imported(kek: bytes, slot: Slot, private: bytes) -> Key:
     """The key pair of a scalar that came from outside. Raises `ValueError` for one that the curve does not have."""
-    return _key(kek, slot, ec.derive_private_key(int.from_bytes(private, "big"), CURVE), Source.IMPORTED)
+    scalar = int.from_bytes(private, "big")
+    if not 0 < scalar < ORDER:  # older versions of the library take it nevertheless
+        raise ValueError("not a private key of this curve")
+    return _key(kek, slot, ec.derive_private_key(scalar, CURVE), Source.IMPORTED)
 
 
 def sign(kek: bytes, slot: Slot, key: Key, digest: bytes) -> bytes:
