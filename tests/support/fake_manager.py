@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A manager without devices of its own: what is attached is said, what a reset comes to is scripted."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -25,6 +26,12 @@ def token(serial: str = "667788", obstacle: str = "", **changes: object) -> Devi
     return Device(attachment(), "openpgp", serial=serial, **values)  # type: ignore[arg-type]  # a builder for tables
 
 
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass
 class FakeManager:
     """The part of `Manager` that the shell uses."""
@@ -39,9 +46,11 @@ class FakeManager:
     during: Callable[[], Awaitable[None]] | None = None
     resets: list[tuple[str, str, str]] = field(default_factory=list)
     looked: int = 0
+    hanging: asyncio.Event = field(default_factory=_set)  # cleared: a device that does not answer is being asked
 
     async def settled(self) -> None:
         self.looked += 1
+        await self.hanging.wait()
 
     def devices(self, hsm_class: HsmClass) -> tuple[Device, ...]:
         self.looked += 1

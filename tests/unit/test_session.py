@@ -474,6 +474,18 @@ async def test_an_empty_list_says_so() -> None:
     assert await shell.command("token backup list") == f"\n\nNo backup tokens are attached.\n{SUCCESS}"
 
 
+async def test_a_token_that_hangs_keeps_no_command_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one token does not answer, the list is shown after a moment, with the others and with what it lacks."""
+    monkeypatch.setattr(token_backup, "_SETTLING", 0.0)
+    shell = Shell(FakeManager([token(), token("1", probe=None)]))
+    shell.manager.hanging.clear()
+
+    screen = await shell.command("token backup list")
+
+    assert LISTED in screen
+    assert "   State:                              unknown\n   Problem:                            it has not" in screen
+
+
 INTENT = Intent("667788", "openpgp", "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
 
 

@@ -26,11 +26,13 @@ from appliance.errors import (
     UnknownSerial,
     WrongClass,
 )
+from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome
 from appliance.shell import text
 from appliance.shell.grammar import Command, Group, Option
 from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply, Terminal
 
+_SETTLING = 0.8  # seconds
 _PROGRESS_AFTER = 2.0  # seconds of silence on the console that nobody should have to interpret
 
 _CAUTION = """\
@@ -44,7 +46,7 @@ CAUTION:  Are you sure you wish to reset this backup token to
 
 async def _list(call: Invocation) -> Reply:
     manager = call.services.manager
-    await manager.settled()
+    await _settled(manager)
     devices = manager.devices(HsmClass.BACKUP)
     attached = {device.serial for device in devices}
     blocks = [_block(device) for device in devices]
@@ -54,7 +56,7 @@ async def _list(call: Invocation) -> Reply:
 
 
 async def _show(call: Invocation) -> Reply:
-    await call.services.manager.settled()
+    await _settled(call.services.manager)
     try:
         device = call.services.manager.find(call.options["serial"], HsmClass.BACKUP)
     except ApplianceError as problem:
@@ -74,7 +76,7 @@ async def _show(call: Invocation) -> Reply:
 
 async def _factory_reset(call: Invocation) -> Reply:
     manager, serial = call.services.manager, call.options["serial"]
-    await manager.settled()
+    await _settled(manager)
     try:
         device = manager.find(serial, HsmClass.BACKUP)
         if device.probe is None:  # it may have been freed, or have come to itself, since it was asked
@@ -103,6 +105,13 @@ async def _factory_reset(call: Invocation) -> Reply:
     )
     await call.terminal.write(text.failed(call.command, text.DEVICE_ERROR, sentence))
     return replace(FAILURE, note=f"{report.outcome}: {report.reason}")
+
+
+async def _settled(manager: Manager) -> None:
+    """Give tokens that were just plugged in a moment to say what they are; one that hangs keeps nobody waiting."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SETTLING):
+            await manager.settled()
 
 
 async def _confirm(call: Invocation) -> Reply | None:
@@ -178,6 +187,8 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
         ("Class", str(device.hsm_class)),
         ("State", str(device.state)),
     ]
+    if probe is None and not device.problem:
+        pairs.append(("Problem", "it has not answered yet"))
     if device.problem:
         pairs.append(("Problem", text.shown(device.problem, 160)))
     if device.interrupted:
