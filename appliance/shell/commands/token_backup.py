@@ -187,10 +187,9 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
         ("Class", str(device.hsm_class)),
         ("State", str(device.state)),
     ]
-    if probe is None and not device.problem:
-        pairs.append(("Problem", "it has not answered yet"))
-    if device.problem:
-        pairs.append(("Problem", text.shown(device.problem, 160)))
+    problem = device.problem or ("" if probe else "it has not answered yet")
+    if problem:
+        pairs.append(("Problem", text.shown(problem, 160)))
     if device.interrupted:
         pairs += _interrupted(device.interrupted)
     return text.fields("Token Details", (*pairs, *more))
