@@ -21,6 +21,7 @@ from appliance.console.getty import Getty
 from appliance.console.line import SerialLine
 from appliance.console.terminal import Terminal
 from appliance.errors import ApplianceError, StateError
+from appliance.files import lock_folder
 from appliance.hsm.drivers import families
 from appliance.hsm.hotplug import HotplugSource, UdevSource
 from appliance.hsm.journal import Journal, NoJournal
@@ -48,13 +49,14 @@ class Daemon:
     """All parts of one console, wired together."""
 
     def __init__(self, config: Config, source: HotplugSource, bus: UsbBus) -> None:
+        """Raises `StateError` when another daemon works in the state folder."""
         self._config = config
         self._source = source
         self._problems: list[str] = []  # what does not work, one sentence each, for the banner
         self._deafness: set[str] = set()  # reasons that were complained of
         self._stop = asyncio.Event()
         state = config.state
-        self._make_folder(state)
+        self._take_folder(state)
         # The accounts first: that there is no audit trail yet is how they know a first start.
         store = self._open_store(state / "accounts.json")
         self._audit = self._open_audit(state / LOG_NAME)
@@ -160,11 +162,16 @@ class Daemon:
             self._deafness.add(deaf)
             self._complain(f"USB plug events cannot be heard: {deaf}.")
 
-    def _make_folder(self, folder: Path) -> None:
+    def _take_folder(self, folder: Path) -> None:
+        """Have the state folder for this process alone. Raises `StateError` when another daemon has it.
+
+        Two that keep their accounts there would each believe their own copy, and bring old passwords back.
+        """
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_folder(folder)  # until the process ends
         except OSError as error:
-            self._complain(f"The state folder {folder} cannot be made: {error.strerror}.")
+            self._complain(f"The state folder {folder} cannot be made or locked: {error.strerror}.")
 
     def _open_store(self, path: Path) -> AccountStore:
         try:

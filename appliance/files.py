@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file is replaced as a whole and for good, or not at all."""
+"""A file is replaced as a whole and for good, or not at all; a folder of files belongs to one process at a time."""
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -43,3 +44,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_folder(folder: Path) -> int:
+    """Take `folder` for this process until the descriptor is closed or the process ends, however it ends.
+
+    Needs no room on the disk and no permission to write. Raises `StateError` when another process has it, `OSError`.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StateError(folder, "in use by another daemon") from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

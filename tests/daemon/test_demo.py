@@ -3,6 +3,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,3 +301,15 @@ def test_without_an_audit_trail_nothing_is_destroyed(tmp_path: Path) -> None:
     assert "No token can be reset." in greeting
     assert "The reset cannot be recorded, so nothing was reset." in shown
     assert json.loads(token.read_text())["keys"]
+
+
+def test_two_daemons_do_not_share_their_accounts(demo: DemoProcess, person: Person) -> None:
+    """A second one on the same state folder says so and ends; the first is not disturbed."""
+    arguments = ["demo", "--port-only", "--bus", str(demo.bus), "--state", str(demo.state)]
+    second = subprocess.run(  # noqa: S603  the program under test
+        [sys.executable, "-m", "appliance", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert second.returncode == 1
+    assert second.stderr.endswith(f"appliance-console: {demo.state}: in use by another daemon\n")
+    assert SUCCESS in person.run("help")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.errors import StateError
-from appliance.files import write_atomically
+from appliance.files import lock_folder, write_atomically
 
 
 def failing(number: int) -> Callable[..., Any]:
@@ -100,3 +100,14 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     """A state folder that does not exist is an error of ours."""
     with pytest.raises(StateError, match="No such file or directory"):
         write_atomically(tmp_path / "missing" / "state.json", b"", 0o600)
+
+
+def test_a_folder_is_taken_once(tmp_path: Path) -> None:
+    """A folder that is taken cannot be taken again, until it is let go; nothing is written for that."""
+    first = lock_folder(tmp_path)
+    with pytest.raises(StateError, match="in use by another daemon"):
+        lock_folder(tmp_path)
+    os.close(first)
+    os.close(lock_folder(tmp_path))
+
+    assert not list(tmp_path.iterdir())
