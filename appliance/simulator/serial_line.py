@@ -92,6 +92,7 @@ class Socket:
         self._master, self.path = _raw_pty()
         self._happenings = Inotify()
         self._users = 0  # who have it open
+        self._foreseen = False  # one of them was found before the kernel told of him
         self._attaching: asyncio.TimerHandle | None = None
         self._attached = False
 
@@ -109,13 +110,25 @@ class Socket:
 
     def _hear(self) -> None:
         for happening in self._happenings.read():
-            self._users = max(0, self._users + (1 if happening.mask & IN_OPEN else -1))
+            if happening.mask & IN_OPEN:
+                self._users += not self._foreseen
+            else:
+                self._users = max(0, self._users - 1)
+            self._foreseen = False
             if self._users == 0:
                 self._detach()
-        if self._users == 0 and self._is_open():  # the kernel tells of two equal events once
-            self._users = 1
+        self._recount()
         if self._users and not self._attached and not self._attaching:
             self._attaching = asyncio.get_running_loop().call_later(_SETTLED, self._attach)
+
+    def _recount(self) -> None:
+        """The kernel tells of two equal events once. Who counted too many would leave a session to the next user."""
+        is_open = self._is_open()
+        if is_open and self._users == 0:
+            self._users, self._foreseen = 1, True
+        elif self._users and not is_open:
+            self._users = 0
+            self._detach()
 
     def _attach(self) -> None:
         self._attaching, self._attached = None, True
