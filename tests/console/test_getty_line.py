@@ -45,6 +45,16 @@ async def test_hang_up_before_login(house: House, typed: str) -> None:
     assert house.events() == [("login", "admin"), ("logout", "admin")]
 
 
+async def test_a_cable_pulled_again_and_again_costs_no_growing_pause(house: House) -> None:
+    """Whoever looks at the prompt and leaves, many times in a row, finds it as soon each time."""
+    house.pauses = (0.2, 1000.0)
+    async with house.open() as far:
+        for _ in range(9):
+            await far.read_until(PROMPT)
+            await replug(far)
+        assert await far.read_until(PROMPT) == ISSUE
+
+
 @pytest.mark.parametrize("typed", ["", "hang\r"])
 async def test_a_stop_in_the_moment_of_a_hang_up_is_a_stop(house: House, typed: str) -> None:
     """The daemon ends although the line is lost in the same moment, and the logout is recorded."""

@@ -110,6 +110,7 @@ class House:
     login_timeout: float = 120.0
     idle_timeout: float = 600.0
     write_limit: float = 20.0
+    pauses: tuple[float, float] = (0.01, 0.05)
     notices: Sequence[str] = ()
     store: AccountStore | None = None
     audit: AuditLog | None = None
@@ -143,7 +144,7 @@ class House:
             login_timeout=self.login_timeout,
             idle_timeout=self.idle_timeout,
             notices=lambda: self.notices,
-            pauses=(0.01, 0.05),
+            pauses=self.pauses,
             clock=lambda: NOON,
         )
         self.task = asyncio.create_task(self.getty.run())
