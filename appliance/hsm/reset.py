@@ -96,7 +96,7 @@ class Reset:
                 after = self._asked_anew()
             except DeviceError as problem:
                 trouble = trouble or problem
-        report = self._conclude(trouble, after)
+        report = self._conclude(trouble, before, after)
         self._record_outcome(report, after or before)
         return report
 
@@ -142,7 +142,7 @@ class Reset:
         with self._driver.open(self._device.attachment) as connection:
             return connection.probe()
 
-    def _conclude(self, trouble: DeviceError | None, after: Probe | None) -> Report:
+    def _conclude(self, trouble: DeviceError | None, before: Probe | None, after: Probe | None) -> Report:
         serial = self._device.serial
         if after is None:
             return Report(Outcome.UNKNOWN, str(trouble), serial)
@@ -150,7 +150,8 @@ class Reset:
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
-        if isinstance(trouble, DeviceRefused) and after.serial is not None and after.state is HsmState.INITIALIZED:
+        # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
+        if isinstance(trouble, DeviceRefused) and after == before and after.state is HsmState.INITIALIZED:
             return Report(Outcome.NOT_DONE, str(trouble), serial)
         found = ", ".join(after.shortcomings) or f"the state is {after.state}"
         return Report(Outcome.UNKNOWN, str(trouble) if trouble else f"not in factory state: {found}", serial)

@@ -266,6 +266,16 @@ def swap(token: FakeToken) -> None:
     token.hooks["activate"] = activate
 
 
+def block(token: FakeToken) -> None:
+    """A token that refuses to be terminated after its PINs have been blocked."""
+
+    def terminate() -> None:
+        token.tries = 0
+        raise refused()
+
+    token.hooks["terminate"] = terminate
+
+
 def forget(token: FakeToken) -> None:
     """The driver says that all went well, and nothing happened."""
     token.become = lambda state: None  # type: ignore[method-assign]  # a device that lies
@@ -287,6 +297,7 @@ REFUSAL = "conditions of use not satisfied (status 6985)"
         (fail("terminate", refused()), Outcome.NOT_DONE, REFUSAL),
         # It said no half-way: something was destroyed.
         (fail("activate", refused()), Outcome.UNKNOWN, REFUSAL),
+        (block, Outcome.UNKNOWN, REFUSAL),
         # It said nothing, or nonsense.
         (fail("block", DeviceTimeout("no answer")), Outcome.UNKNOWN, "no answer"),
         (fail("terminate", ProtocolError("rubbish")), Outcome.UNKNOWN, "rubbish"),

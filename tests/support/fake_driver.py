@@ -37,6 +37,7 @@ class FakeToken:
     serial: str = "A1"
     state: HsmState = HsmState.INITIALIZED
     obstacle: str = ""
+    tries: int = 3
     stranger: bool = False
     hooks: dict[str, Hook] = field(default_factory=dict)  # by the name of the step, or "step n" for its n-th time
     always: Hook = lambda: None
@@ -93,6 +94,7 @@ class FakeConnection(Connection):
             model="Fake",
             firmware="1.0",
             obstacle=token.obstacle,
+            details=(("Tries left", str(token.tries)),),
             shortcomings=() if token.state is HsmState.ZEROIZED else ("there are keys",),
         )
 
