@@ -29,6 +29,7 @@ from appliance.shell.invocation import FAILURE, Invocation, Origin, Reply, Servi
 
 _log = get_logger(__name__)
 
+_LONGEST_WORDS = 40  # characters of what was typed that an error repeats: it stays on one line of a terminal
 _REFUSED = Reply(0, done=False, note="refused: not the local console")
 
 
@@ -96,7 +97,7 @@ class Session:
             await self._terminal.write("\n" + text.error(f"'{found.path}' is not a complete command."))
             await self._terminal.write("\n" + text.listing(found.path, found.entry, self._account.role))
             return await self._close(FAILURE, found.path)
-        await self._note("command", command=line.strip())
+        await self._note("command", command=_recorded(line, found, found.entry))
         try:
             reply = await self._permitted_call(found, found.entry)
         except Timeout:
@@ -157,8 +158,15 @@ class Session:
 def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
     match problem:
         case AmbiguousWord(word=word, candidates=candidates):
-            return f"'{text.shown(word)}' is ambiguous: {', '.join(candidates)}."
+            return f"'{text.shown(word, _LONGEST_WORDS)}' is ambiguous: {', '.join(candidates)}."
         case UnknownCommand(words=words):
-            return f"'{text.shown(words)}' is not a valid command.\nUse 'help' to list all available commands."
+            typed = text.shown(words, _LONGEST_WORDS)
+            return f"'{typed}' is not a valid command.\nUse 'help' to list all available commands."
         case _:
             return text.shown(str(problem), 200)
+
+
+def _recorded(line: str, found: Found, command: Command) -> str:
+    """The line as the audit has it; without what follows a command that takes nothing: people type passwords there."""
+    takes_more = command.options or command.words
+    return line.strip() if takes_more or not found.rest else f"{found.path} (and more)"

@@ -17,7 +17,7 @@ _HEADER = f"Name         (short)  Description\n{'-' * 35}\n"
 
 def shown(text: str, limit: int = 64) -> str:
     """Foreign text for people: one line, printable, at most `limit` characters."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    safe = "".join(c if c.isprintable() else _escape(c) for c in text)
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
 
 
@@ -71,3 +71,9 @@ def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 def _row(name: str, short: str, description: str) -> str:
     return f"{name:<15} {short:<5} {description}\n"
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # PEP 383
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

@@ -313,3 +313,19 @@ def test_two_daemons_do_not_share_their_accounts(demo: DemoProcess, person: Pers
     assert second.returncode == 1
     assert second.stderr.endswith(f"appliance-console: {demo.state}: in use by another daemon\n")
     assert SUCCESS in person.run("help")
+
+
+def test_a_password_typed_behind_a_command_is_not_written_down(demo: DemoProcess, person: Person) -> None:
+    """What follows a command that takes nothing gets an error, and stays out of the audit and the log."""
+    shown = person.run("my password set Tre0sure-chest")
+
+    assert "Error:  'Tre0sure-chest' is not expected here." in shown
+    assert "my password set (and more)" in [record.get("command") for record in demo.audit()]
+    assert "Tre0sure" not in json.dumps(demo.audit()) + demo.log.read_text()
+
+
+def test_what_an_error_repeats_stays_on_its_line(person: Person) -> None:
+    """A long line, and one of bytes that are no UTF-8, come back bounded and readable."""
+    shown = person.run("x" * 70)
+
+    assert f"Error:  '{'x' * 37}...' is not a valid command.\n" in shown
