@@ -232,8 +232,9 @@ class Manager:
             raise DeviceTimeout("it has still not answered an earlier question")
 
     def _with_intent(self, device: Device) -> Device:
-        mine = (device.serial, device.family)
-        intents = (intent for intent in self.interrupted() if (intent.serial, intent.family) == mine)
+        names = {device.serial, device.probe.alias if device.probe else ""}  # no intent has an empty one
+        of_family = (intent for intent in self.interrupted() if intent.family == device.family)
+        intents = (intent for intent in of_family if intent.serial in names)
         return replace(device, interrupted=next(intents, None))
 
     def _announce(self, device: Device) -> None:

@@ -73,6 +73,7 @@ class Probe:
     obstacle: str = ""  # why a factory reset is impossible on this device; "" when it is possible
     details: tuple[tuple[str, str], ...] = ()  # further lines for `token backup show`: name, value
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
+    alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class Reset:
             except DeviceError as problem:
                 trouble = trouble or problem
         report = self._conclude(trouble, before, after)
-        self._record_outcome(report, after or before)
+        self._record_outcome(report, before, after)
         return report
 
     def _recheck(self, connection: Connection) -> Probe:
@@ -146,7 +146,7 @@ class Reset:
         serial = self._device.serial
         if after is None:
             return Report(Outcome.UNKNOWN, str(trouble), serial)
-        if after.serial is not None and after.serial != serial:
+        if after.serial is not None and serial not in (after.serial, after.alias):
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
@@ -156,12 +156,17 @@ class Reset:
         found = ", ".join(after.shortcomings) or f"the state is {after.state}"
         return Report(Outcome.UNKNOWN, str(trouble) if trouble else f"not in factory state: {found}", serial)
 
-    def _record_outcome(self, report: Report, probe: Probe | None) -> None:
+    def _record_outcome(self, report: Report, before: Probe | None, after: Probe | None) -> None:
         """Record the outcome; the intent stays while that has failed, or while the outcome is not certain."""
-        if not self._append_if_possible(probe, report) or report.outcome is Outcome.UNKNOWN:
+        if not self._append_if_possible(after or before, report) or report.outcome is Outcome.UNKNOWN:
             return
+        names = [report.serial]
+        if before and after:  # of a device that was called otherwise once, the reset under that name is done as well
+            pending = {intent.serial for intent in self._journal.pending()}
+            names += sorted(pending.intersection({after.serial, before.alias}) - {report.serial})
         try:
-            self._journal.finish(report.serial, self._device.family)
+            for name in names:
+                self._journal.finish(name, self._device.family)
         except StateError as problem:
             _log.error("intent could not be struck out", serial=report.serial, reason=str(problem))
 
@@ -175,6 +180,8 @@ class Reset:
 
     def _append(self, event: str, probe: Probe | None, **fields: str) -> None:
         device = self._device
+        if probe and probe.serial not in (None, device.serial):
+            fields["told_serial"] = probe.serial
         self._audit.append(
             event,
             actor=self._actor,

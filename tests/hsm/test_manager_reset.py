@@ -21,7 +21,7 @@ from appliance.errors import (
     StateError,
 )
 from appliance.hsm.journal import Journal, NoJournal
-from appliance.hsm.model import HsmState, Outcome
+from appliance.hsm.model import HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken, attachment
 from tests.support.manager_house import BOUND, Build, Gate, House, builder, until
@@ -244,6 +244,24 @@ async def test_an_interrupted_reset_survives_the_manager(build: Build) -> None:
 
     assert second.shown() == [("A1", HsmState.TERMINATED)]
     assert second.device().interrupted is not None
+
+
+async def test_a_reset_under_the_name_on_usb_is_completed_under_the_serial(build: Build, tmp_path: Path) -> None:
+    """Killed after ACTIVATE FILE, it is shown with its token, and not with one in use that looks alike."""
+    journal = Journal.open(tmp_path / "pending.json")
+    journal.begin(Intent("EMULATED", "fake", "f055:0001", "EMULATED", "2026-01-30T11:24:00+00:00", "admin", "Console"))
+    made = build(journal=journal)
+    made.source.plug(replace(HERE, usb_serial="EMULATED"), FakeToken("A1", HsmState.ZEROIZED, alias="EMULATED"))
+    made.source.plug(replace(THERE, usb_serial="EMULATED"), FakeToken("B2", alias="EMULATED"))
+    await made.manager.start()
+    await made.settled()
+    interrupted = [made.device(serial).interrupted is not None for serial in ("A1", "B2")]
+
+    assert interrupted == [True, False]
+    assert (await made.reset(made.device("B2"))).outcome is Outcome.DONE
+    assert made.on_disk() == ["EMULATED"]
+    assert await made.reset() == DONE
+    assert made.on_disk() == []
 
 
 async def test_a_reset_that_does_not_end_in_time_is_unknown(build: Build) -> None:

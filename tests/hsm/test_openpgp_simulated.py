@@ -57,6 +57,19 @@ def test_a_token_with_keys_becomes_empty(tmp_path: Path) -> None:
     assert not bus.flash.remains
 
 
+@pytest.mark.parametrize(
+    ("usb_serial", "alias"), [("FSIJ-1.2.19-EMULATED", "FSIJ-1.2.19-EMULATED"), ("FSIJ-1.2.10-00667788", ""), ("", "")]
+)
+def test_an_empty_token_tells_its_name_on_usb(tmp_path: Path, usb_serial: str, alias: str) -> None:
+    """Where that does not contain its number; a token in use does not, for no reset of it can have come that far."""
+    bus = TokenBus(tmp_path, with_keys=1)
+    attachment = bus.plug(usb_serial=usb_serial)
+    used = probe(bus, attachment)
+    reset(bus, attachment)
+
+    assert (used.alias, probe(bus, attachment).alias) == ("", alias)
+
+
 def test_a_probe_spends_no_try(tmp_path: Path) -> None:
     """However often a token is asked."""
     bus = TokenBus(tmp_path, with_keys=1)

@@ -444,6 +444,21 @@ def test_a_terminated_device_that_turns_out_another_is_unknown(bench: Bench) -> 
     assert bench.on_disk() == (INTENT,)
 
 
+OTHERS = [replace(INTENT, usb_serial="EMULATED", serial=serial) for serial in ("A1", "B2")]
+
+
+@pytest.mark.parametrize(("pending", "left"), [([], []), (OTHERS, OTHERS[1:])])
+def test_a_name_that_only_usb_told_gives_way(bench: Bench, pending: list[Intent], left: list[Intent]) -> None:
+    """A token that nothing ties to a serial is reset under its name on USB, and nothing of it stays unfinished."""
+    for intent in pending:
+        bench.journal.begin(intent)
+    bench.driver.tokens[OPAQUE] = FakeToken("A1", HsmState.TERMINATED, alias="EMULATED")
+
+    assert bench.reset(serial="EMULATED", place=OPAQUE).run(lambda _: None) == Report(Outcome.DONE, "", "EMULATED")
+    assert bench.on_disk() == tuple(left)
+    assert [record.get("told_serial") for record in bench.records()] == [None, "A1"]
+
+
 def test_a_refusal_does_not_finish_what_an_earlier_reset_left(bench: Bench) -> None:
     """A terminated device that refuses has still lost what it held: unknown, and unfinished."""
     bench.token.state = HsmState.TERMINATED

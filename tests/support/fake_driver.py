@@ -37,6 +37,7 @@ class FakeToken:
     serial: str = "A1"
     state: HsmState = HsmState.INITIALIZED
     obstacle: str = ""
+    alias: str = ""  # told once it is zeroized
     tries: int = 3
     stranger: bool = False
     hooks: dict[str, Hook] = field(default_factory=dict)  # by the name of the step, or "step n" for its n-th time
@@ -95,6 +96,7 @@ class FakeConnection(Connection):
             firmware="1.0",
             obstacle=token.obstacle,
             details=(("Tries left", str(token.tries)),),
+            alias=token.alias if token.state is HsmState.ZEROIZED else "",
             shortcomings=() if token.state is HsmState.ZEROIZED else ("there are keys",),
         )
 

@@ -562,6 +562,16 @@ async def test_end_of_file_logs_out() -> None:
     await Shell().session(FakeTerminal(EndOfFile())).run()
 
 
+async def test_an_interrupted_reset_is_completed_under_the_name_of_today() -> None:
+    """Begun when only USB could name the token, a reset is shown once, with the serial that was told since."""
+    begun = replace(INTENT, serial="EMULATED")
+    screen = await Shell(FakeManager([token(interrupted=begun)], [begun])).command("token backup list")
+
+    assert screen.count("INTERRUPTED") == 1
+    assert "token backup factoryReset -serial 667788" in screen
+    assert "EMULATED" not in screen
+
+
 async def test_a_login_is_told_of_interrupted_resets() -> None:
     """After a crash the operator reads at once what is unfinished."""
     terminal = FakeTerminal(EndOfFile())

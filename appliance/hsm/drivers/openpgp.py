@@ -112,6 +112,7 @@ class OpenPgpConnection(Connection):
             obstacle=obstacle(contents.historical),
             details=contents.details(),
             shortcomings=shortcomings,
+            alias="" if shortcomings or expected else self._driver.serial_from_usb(self._attachment),
         )
 
     def factory_reset(self, progress: Progress) -> None:

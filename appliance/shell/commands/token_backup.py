@@ -49,6 +49,7 @@ async def _list(call: Invocation) -> Reply:
     await _settled(manager)
     devices = manager.devices(HsmClass.BACKUP)
     attached = {device.serial for device in devices}
+    attached |= {device.interrupted.serial for device in devices if device.interrupted}
     blocks = [_block(device) for device in devices]
     blocks += [_absent(intent) for intent in manager.interrupted() if intent.serial not in attached]
     await call.terminal.write("\n" + ("\n".join(blocks) if blocks else "No backup tokens are attached.\n"))
@@ -191,7 +192,7 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
     if problem:
         pairs.append(("Problem", text.shown(problem, 160)))
     if device.interrupted:
-        pairs += _interrupted(device.interrupted)
+        pairs += _interrupted(replace(device.interrupted, serial=device.serial))  # it may have had another name then
     return text.fields("Token Details", (*pairs, *more))
 
 
