@@ -15,6 +15,7 @@ from appliance.errors import ApplianceError, ConfigError
 _CONFIG = Path("/etc/appliance/console.toml")
 _STATE = Path("/var/lib/appliance")
 _SOCKET = Path("/run/appliance/lunash.sock")
+_USBIP = "127.0.0.1:3240"  # the port that IANA assigned
 
 # Exit statuses, as sysexits(3) has them where it has one.
 _OK, _FAILED, _CONFIGURATION, _INTERRUPTED = 0, 1, 78, 130
@@ -61,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--bus", type=Path, metavar="DIR", help="the folder that is the USB bus (default: a new one)")
     demo.add_argument("--state", type=Path, metavar="DIR", help="where the daemon keeps its files (default: a new one)")
     demo.add_argument("--port-only", action="store_true", help="print the serial port's path and serve it")
+    demo.add_argument(
+        "--usbip",
+        nargs="?",
+        const=_USBIP,
+        metavar="ADDR:PORT",
+        help=f"export the simulated HSMs over USB/IP (default: {_USBIP}); there is no authentication: "
+        "an address other than loopback exposes them to everybody who reaches it",
+    )
     demo.set_defaults(command=_demo)
 
     check = commands.add_parser("check-config", help="say whether a configuration file is right")
@@ -99,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from appliance.demo import demo
 
-    return demo(options.bus, options.state, port_only=options.port_only)
+    return demo(options.bus, options.state, port_only=options.port_only, usbip=options.usbip)
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ import sys
 import tempfile
 import termios
 import tty
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from appliance.config import Config, LineSettings, NetworkSettings
@@ -21,6 +21,7 @@ from appliance.log import configure
 from appliance.simulator.bus import FolderBus
 from appliance.simulator.device import new_token
 from appliance.simulator.serial_line import SerialLine, Socket
+from appliance.simulator.usbip import UsbIpServer, parse_address
 
 _SERIAL = "667788"
 _LEAVE = b"\x1d"  # Ctrl-]
@@ -30,8 +31,12 @@ class NoTerminal(ApplianceError):
     """The demonstration needs a terminal."""
 
 
-def demo(bus: Path | None, state: Path | None, *, port_only: bool) -> int:
-    """Run the demonstration; the exit status. Folders that are not given are made, and removed at the end."""
+def demo(bus: Path | None, state: Path | None, *, port_only: bool, usbip: str | None = None) -> int:
+    """Run the demonstration; the exit status. Folders that are not given are made, and removed at the end.
+
+    With `usbip`, ADDR:PORT, the bus is exported over USB/IP as well.
+    """
+    address = parse_address(usbip) if usbip is not None else None
     if not port_only and not os.isatty(sys.stdin.fileno()):
         raise NoTerminal("The standard input is no terminal. Use 'appliance-console demo --port-only'.")
     with ExitStack() as stack:
@@ -44,11 +49,11 @@ def demo(bus: Path | None, state: Path | None, *, port_only: bool) -> int:
         if not port_only:
             stack.enter_context(_log_to(state / "demo.log"))
         configure("info")
-        asyncio.run(_serve(bus.resolve(), state.resolve(), port_only))
+        asyncio.run(_serve(bus.resolve(), state.resolve(), port_only, address))
     return 0
 
 
-async def _serve(bus: Path, state: Path, port_only: bool) -> None:
+async def _serve(bus: Path, state: Path, port_only: bool, usbip: tuple[str, int] | None) -> None:
     config = Config(
         state=state,
         line=LineSettings(port=str(state / "ttyS0")),
@@ -57,7 +62,8 @@ async def _serve(bus: Path, state: Path, port_only: bool) -> None:
     source = FolderBus(bus)
     daemon = Daemon(config, source, UsbBus(source.backend))
     line = SerialLine(state / "ttyS0")
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        exported = await stack.enter_async_context(_export(source, usbip)) if usbip else ""
         line.plug()
         stack.callback(line.close)
         if port_only:
@@ -65,13 +71,26 @@ async def _serve(bus: Path, state: Path, port_only: bool) -> None:
             socket.start()
             stack.callback(socket.close)
             print(socket.path, flush=True)
+            if exported:
+                print(exported, flush=True)
         else:
-            _explain(bus, state)
+            _explain(bus, state, exported)
             stack.enter_context(_own_terminal(line, daemon.stop))
         await daemon.run()
 
 
-def _explain(bus: Path, state: Path) -> None:
+@contextlib.asynccontextmanager
+async def _export(source: FolderBus, address: tuple[str, int]) -> AsyncIterator[str]:
+    """Serve the bus over USB/IP; where, for people."""
+    server = UsbIpServer(source.plugged)
+    host, port = await server.start(*address)
+    try:
+        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    finally:
+        await server.close()
+
+
+def _explain(bus: Path, state: Path, exported: str) -> None:
     token = next(iter(sorted(bus.glob("*.token"))), bus / f"{_SERIAL}.token")
     lunash = Path(sys.argv[0]).with_name("lunash")
     print(
@@ -81,6 +100,9 @@ def _explain(bus: Path, state: Path) -> None:
         f"  network  {lunash} --socket {state / 'lunash.sock'}",
         flush=True,
     )
+    if exported:
+        host, _, port = exported.rpartition(":")
+        print(f"  USB/IP   usbip --tcp-port {port} list -r {host.strip('[]')}", flush=True)
 
 
 @contextlib.contextmanager

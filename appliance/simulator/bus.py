@@ -96,6 +96,10 @@ class FolderBus:
         """Why plug events cannot be heard, one sentence; "" when they can."""
         return self._deaf
 
+    def plugged(self) -> list[tuple[Attachment, SimulatedDevice]]:
+        """What is on the bus now."""
+        return [(plug.attachment, plug.device) for plug in list(self._plugs.values()) if not plug.away]
+
     def close(self) -> None:
         """Deliver nothing more; every device leaves the bus."""
         self._deliver = _ignore
@@ -105,8 +109,7 @@ class FolderBus:
         self._loop = None
 
     def _places(self) -> list[Place]:
-        plugs = [plug for plug in list(self._plugs.values()) if not plug.away]
-        return [Place(plug.device, plug.attachment.bus, plug.attachment.address) for plug in plugs]
+        return [Place(device, attachment.bus, attachment.address) for attachment, device in self.plugged()]
 
     # What happens in the folder
 

@@ -26,6 +26,7 @@ from appliance.simulator.openpgp_data import CREATED, FINGERPRINT
 from appliance.simulator.token_file import FileGone, TokenFile, create
 
 _EXTENSION = 0.5  # seconds between the time extensions of a slow answer
+_LONGEST_INCOMING = 1 << 17  # bytes kept of one message from the host
 
 # Called around each command with the file, the command's number since the plug-in, the command, and the side.
 Observer = Callable[[Path, int, bytes, When], None]
@@ -74,13 +75,15 @@ class SimulatedDevice:
         self.usb_serial = usb_serial
         self.holder: object | None = None  # who claimed the interface
         self.configuration = 1  # as the kernel chooses it when a device is plugged in
+        self.on_unplug: Callable[[], None] | None = None  # called, from whatever thread, when it has left the bus
         self._vanished = vanished
         self._observe = observe
         self._card = OpenPgpCard(flash, self._save) if flash else None
         self._reader = CcidReader(self)
         self._commands = 0
         self._changed = threading.Condition(threading.RLock())
-        self._gone = self._hung = self._halted = False
+        self._gone = self._hung = False
+        self._halted: set[int] = set()  # endpoints
         self._incoming = b""
         self._outgoing: deque[tuple[float, bytes]] = deque()  # packets, and when each is ready
         self._delay = 0.0  # seconds that the answer in the making takes
@@ -99,6 +102,8 @@ class SimulatedDevice:
             self._gone = True
             self._reader.power_off()
             self._changed.notify_all()
+            if self.on_unplug is not None:
+                self.on_unplug()
 
     def _demand(self) -> None:
         if self.gone:
@@ -106,9 +111,10 @@ class SimulatedDevice:
 
     # The interface
 
-    def claim(self, holder: object) -> None:
-        """Hold the interface alone. EBUSY while another does."""
+    def claim(self, holder: object, timeout: float = 0.0) -> None:
+        """Hold the interface alone. EBUSY when another does, and still does after `timeout` seconds."""
         with self._changed:
+            self._changed.wait_for(lambda: self.gone or self.holder in (None, holder), timeout)
             self._demand()
             busy = self._next_fault(lambda fault: fault.do is Misdeed.BUSY and fault.times != 0)
             if busy or self.holder not in (None, holder):
@@ -120,26 +126,34 @@ class SimulatedDevice:
         with self._changed:
             if self.holder is holder:
                 self.holder = None
+                self._changed.notify_all()
 
     def reset(self) -> None:
         """A reset of the port: the card loses its power, and what was under way is lost."""
         with self._changed:
             self._demand()
             self._reader.power_off()
-            self._hung = self._halted = False
+            self._hung = False
+            self._halted.clear()
             self._incoming = b""
             self._outgoing.clear()
 
-    def clear_halt(self, endpoint: int) -> None:
-        """CLEAR_FEATURE(ENDPOINT_HALT) (USB 2.0, 9.4.5)."""
+    def halt(self, endpoint: int) -> None:
+        """SET_FEATURE(ENDPOINT_HALT) (USB 2.0, 9.4.9)."""
         with self._changed:
             self._demand()
-            if endpoint == descriptors.IN:
-                self._halted = False
+            self._halted.add(endpoint)
+            self._changed.notify_all()
+
+    def clear_halt(self, endpoint: int) -> None:
+        """CLEAR_FEATURE(ENDPOINT_HALT) (USB 2.0, 9.4.1)."""
+        with self._changed:
+            self._demand()
+            self._halted.discard(endpoint)
 
     def halted(self, endpoint: int) -> bool:
         """Whether the endpoint answers every transfer with STALL."""
-        return endpoint == descriptors.IN and self._halted
+        return endpoint in self._halted
 
     def abort(self, sequence: int) -> None:
         """The class request ABORT (CCID 1.1, 5.3.1)."""
@@ -150,28 +164,36 @@ class SimulatedDevice:
     # Bulk transfers
 
     def write(self, data: bytes) -> int:
-        """One transfer to the device; a message is whole with its last byte, or with a short packet."""
+        """One transfer to the device; a message is whole with its last byte, or with a short packet. EPIPE on a STALL.
+
+        Of a message that is far longer than any that it understands, the device keeps the beginning.
+        """
         with self._changed:
             self._demand()
-            self._incoming += data
+            self._refuse_halted(descriptors.OUT)
+            self._incoming = (self._incoming + data)[:_LONGEST_INCOMING]
             whole = len(self._incoming) >= HEADER and len(self._incoming) >= HEADER + _announced(self._incoming)
             if self._incoming and (whole or len(data) % descriptors.PACKET or not data):
                 message, self._incoming = self._incoming, b""
                 self._answer(message)
             return len(data)
 
-    def read(self, size: int, timeout: float | None) -> bytes:
+    def read(self, size: int, timeout: float | None, cancelled: threading.Event | None = None) -> bytes:
         """One transfer from the device: up to a short packet, or `size` bytes; `timeout` in seconds, None for ever.
 
-        ETIMEDOUT when nothing came, EPIPE on a STALL, EOVERFLOW when a packet does not fit in what is left of `size`.
+        ETIMEDOUT when nothing came, EPIPE on a STALL, EOVERFLOW when a packet does not fit in what is left of `size`,
+        ECANCELED when nothing came before `cancel` was called with this event.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         data = b""
         with self._changed:
             while True:
                 self._demand()
-                if self._halted:
-                    raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+                self._refuse_halted(descriptors.IN)
+                if cancelled is not None and cancelled.is_set():
+                    if data:
+                        return data
+                    raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
                 now = time.monotonic()
                 ready = self._outgoing[0][0] if self._outgoing else None
                 if ready is not None and ready <= now:
@@ -188,6 +210,16 @@ class SimulatedDevice:
                 else:
                     ends = [moment - now for moment in (deadline, ready) if moment is not None]
                     self._changed.wait(min(ends, default=None))
+
+    def cancel(self, transfer: threading.Event) -> None:
+        """End the `read` with this event, now or when it comes."""
+        with self._changed:
+            transfer.set()
+            self._changed.notify_all()
+
+    def _refuse_halted(self, endpoint: int) -> None:
+        if endpoint in self._halted:
+            raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _answer(self, message: bytes) -> None:
         self._delay, self._shortened = 0.0, None
@@ -252,7 +284,7 @@ class SimulatedDevice:
                 self._hung = True
                 raise _Silence
             case Misdeed.STALL:
-                self._halted = True
+                self._halted.add(descriptors.IN)
                 raise _Silence
             case Misdeed.VANISH:
                 self.unplug()
