@@ -35,6 +35,7 @@ from appliance.shell.session import Session
 _log = get_logger(__name__)
 
 _RESCAN_INTERVAL = 60.0  # seconds; a look at what is plugged, should an event have been lost without a trace
+_PORT_PATIENCE = 2.0  # seconds in which a port that is there is open
 _MARGIN = 20.0  # seconds to record an outcome and close everything
 
 
@@ -85,7 +86,14 @@ class Daemon:
         )
         network = config.network
         self._check_hearing()
-        self._door = Door(store, self._session, self._audit, users=network.users, idle_timeout=network.idle_timeout)
+        self._door = Door(
+            store,
+            self._session,
+            self._audit,
+            users=network.users,
+            idle_timeout=network.idle_timeout,
+            enabled=network.enabled,
+        )
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT."""
@@ -115,10 +123,13 @@ class Daemon:
 
     async def _start_others(self) -> None:
         """Start what the login prompt does not wait for; then feed the watchdog."""
-        await self._getty.opened.wait()
+        with suppress(TimeoutError):  # without its port the console has no use for them, but the network has
+            async with asyncio.timeout(_PORT_PATIENCE):
+                await self._getty.opened.wait()
         await self._manager.start()
         self._check_hearing()  # starting may have brought up more
         await self._open_door()
+        await self._getty.opened.wait()
         systemd.notify(READY=1, STATUS=self._status())
         _log.info("ready", port=self._config.line.port, tokens=len(self._manager.devices(HsmClass.BACKUP)))
         await self._feed_watchdog()
@@ -138,7 +149,7 @@ class Daemon:
     async def _open_door(self) -> None:
         network = self._config.network
         inherited = systemd.listen_fds()
-        if not network.enabled:
+        if not (network.enabled or inherited):  # a socket of systemd's takes connections whether we serve it or not
             return
         try:
             await self._door.start(inherited[0][1] if inherited else listen(network.socket, network.group))

@@ -67,14 +67,16 @@ class Door:
         *,
         users: Mapping[str, str],
         idle_timeout: float,
+        enabled: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`users` maps Unix users to accounts; `idle_timeout` is in seconds."""
+        """`users` maps Unix users to accounts; `idle_timeout` is in seconds. Not enabled, it turns everybody away."""
         self._store = store
         self._session = session
         self._audit = audit
         self._users = users
         self._idle_timeout = idle_timeout
+        self._enabled = enabled
         self._clock = clock
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -128,6 +130,9 @@ class Door:
         except FrameError as fault:
             return await self._reject(peer, where, str(fault))
         where = _where(source) or where
+        if not self._enabled:
+            await self._reject(peer, where, "switched off")
+            return await _refuse(connection, "The network door is switched off on this appliance.")
         account = self._account(peer)
         if account is None:
             await self._reject(peer, where, "no account")

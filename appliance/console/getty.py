@@ -7,6 +7,7 @@ module that makes `Origin.LOCAL_CONSOLE`.
 
 import asyncio
 import re
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ SessionFactory = Callable[[Terminal, Account, Origin, str], Session]  # terminal
 USER_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 UNKNOWN: Final = "(unknown)"  # stands in the log for a name that is none: people type passwords at the wrong prompt
 WHERE: Final = "Console"
+COLUMNS: Final = 80
 PAUSES: Final = (1.0, 30.0)  # seconds between two tries to open the line: the first and the longest pause
 
 _log = get_logger(__name__)
@@ -66,7 +68,7 @@ class Getty:
         self._pause = self._first_pause
         self._prompted = False  # the login prompt went out since the line was opened
         self._clock = clock
-        self.opened = asyncio.Event()  # set while the line is open
+        self.opened = line.held
 
     async def run(self) -> NoReturn:
         """Serve the line until cancelled; whoever is logged in then is logged out."""
@@ -77,7 +79,6 @@ class Getty:
             try:
                 await self._serve()
             finally:
-                self.opened.clear()
                 self._line.close()
             lasted = loop.time() - begun
             if lasted < self._first_pause and not self._prompted:
@@ -99,7 +100,6 @@ class Getty:
                 await self._rest()
             else:
                 _log.info("line open", tty=self._line.name)
-                self.opened.set()
                 return
 
     async def _rest(self) -> None:
@@ -163,7 +163,7 @@ class Getty:
 
     def _issue(self) -> str:
         """What stands above the prompt (lunash.md, 5.1)."""
-        notices = "".join(f"{notice}\n" for notice in self._notices())
+        notices = "".join(f"{_folded(notice)}\n" for notice in self._notices())
         return f"\n{self._banner}\n\nAuthorized Use Only\n\n" + (f"{notices}\n" if notices else "")
 
     async def _credentials(self, terminal: Terminal) -> tuple[str, str]:
@@ -192,7 +192,7 @@ class Getty:
         end = "fault"
         try:
             if problem := await self._record("login", account.name):
-                await terminal.write(f"\nWARNING:  The audit log cannot be written: {problem}\n")
+                await terminal.write(f"\nWARNING:  The audit trail is not available: {problem}.\n")
             if self._store is not None:
                 moment = time.strftime("%a %b %d %H:%M:%S", time.localtime(self._clock()))
                 await self._store.note_login(account.name, f"{moment} on {self._line.name}")
@@ -216,3 +216,8 @@ class Getty:
             _log.error("audit record lost", audited=event, reason=str(problem))
             return visible(problem.reason)
         return ""
+
+
+def _folded(notice: str) -> str:
+    """A notice in lines that a terminal does not have to break."""
+    return textwrap.fill(notice, COLUMNS - 1, break_long_words=False, break_on_hyphens=False)

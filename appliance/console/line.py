@@ -90,6 +90,7 @@ class SerialLine:
         self._serial: serial.Serial | None = None
         self._fd = -1
         self._hangup_poll: select.epoll | None = None
+        self.held = asyncio.Event()  # set while the port is ours, also while the carrier is waited for
         self._lost = asyncio.Event()
         self._lost.set()
         self._input = asyncio.Event()
@@ -123,6 +124,7 @@ class SerialLine:
     def close(self) -> None:
         """Let the port go at once: nothing of this session, neither its input nor its output, is left in it."""
         self._lose("closed")
+        self.held.clear()
         if self._serial is None:
             return
         with suppress(OSError, termios.error):  # a port that is gone has nothing left in it
@@ -208,6 +210,7 @@ class SerialLine:
         fcntl.ioctl(self._fd, termios.TIOCEXCL)
         self.watches_carrier = settings.carrier == "require" or (settings.carrier == "auto" and not local)
         self._set_attributes()
+        self.held.set()
 
     def _set_attributes(self) -> None:
         """What pyserial leaves open: BREAK is marked, a hang-up is seen, and an empty port does not look like one."""

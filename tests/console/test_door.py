@@ -257,3 +257,15 @@ async def test_nobody_gets_in_unrecorded(house: House) -> None:
         assert await client.ended() == 1
         assert b"Error:  The audit trail cannot be written." in client.seen
         assert house.sessions == []
+
+
+async def test_a_door_that_is_switched_off_says_so(house: House) -> None:
+    """Where systemd holds the socket, clients connect all the same; they get a sentence instead of silence."""
+    house.enabled = False
+    async with house.open(), house.client() as client:
+        await client.open("yes")
+        assert await client.ended() == 1
+        assert b"Error:  The network door is switched off on this appliance." in client.seen
+        assert house.sessions == []
+    event, _, _, why = house.records()[0]
+    assert (event, why) == ("door-rejected", "switched off")

@@ -241,7 +241,7 @@ async def test_the_audit_does_not_block_the_login(house: House, log: FakeLog) ->
         await far.type("exit\r")
         await far.read_until(PROMPT)
 
-    assert "\r\nWARNING:  The audit log cannot be written: the disk is \\x1b[1mfull\r\n\r\n" in shown
+    assert "\r\nWARNING:  The audit trail is not available: the disk is \\x1b[1mfull.\r\n\r\n" in shown
     lost = [fields["audited"] for event, fields in log.events if event == "audit record lost"]
     assert lost == ["login-failed", "login", "logout"]
 
@@ -252,3 +252,13 @@ async def test_stopping_logs_out(house: House) -> None:
         await house.log_in()
 
     assert house.events() == [("login", "admin"), ("logout", "admin")]
+
+
+async def test_a_long_notice_is_broken_between_words(house: House) -> None:
+    """A terminal of 80 columns does not have to break it."""
+    house.notices = ["word " * 40]
+    async with house.open() as far:
+        shown = await far.read_until(PROMPT)
+
+    assert shown.count("word") == 40
+    assert max(map(len, shown.split("\r\n"))) < 80

@@ -105,6 +105,19 @@ async def test_a_required_carrier_is_waited_for(far: PtyLine, monkeypatch: pytes
     assert list(looks) == []
 
 
+async def test_the_port_is_held_while_the_carrier_is_waited_for(far: PtyLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs to be at the other end for the port to be ours, and the daemon ready."""
+    monkeypatch.setattr(serial.Serial, "cd", property(lambda _: False))
+    line = SerialLine(settings(far, carrier="require"))
+    opening = asyncio.create_task(line.open())
+    async with asyncio.timeout(PATIENCE):
+        await line.held.wait()
+    assert not opening.done()
+    opening.cancel()
+    await asyncio.wait({opening})
+    assert not line.held.is_set()
+
+
 async def test_a_carrier_that_cannot_be_seen_is_an_error(far: PtyLine) -> None:
     """A port without modem lines cannot require one, and says so instead of waiting for ever."""
     with pytest.raises(LineUnavailable):

@@ -83,6 +83,7 @@ class House:
         self.accounts = {"admin": account("admin", Role.ADMIN)}
         self.users: dict[str, str] = {}
         self.idle_timeout = 600.0
+        self.enabled = True
 
     @classmethod
     @contextmanager
@@ -101,7 +102,15 @@ class House:
     async def open(self) -> AsyncIterator[Door]:
         """Open the door to every user of the machine."""
         store = AccountStore(self.state / "accounts.json", self.accounts)
-        door = Door(store, self.session, self.audit, users=self.users, idle_timeout=self.idle_timeout, clock=lambda: 0)
+        door = Door(
+            store,
+            self.session,
+            self.audit,
+            users=self.users,
+            idle_timeout=self.idle_timeout,
+            enabled=self.enabled,
+            clock=lambda: 0,
+        )
         await door.start(listen(self.path, ""))
         self.path.chmod(0o666)
         try:
