@@ -123,7 +123,8 @@ class Manager:
         driver = self._registry.driver(current.family)
         probe = await self._probe(driver, attachment)
         serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
-        self._registry.learn(attachment, driver.family, serial, probe=probe)
+        if self._registry.learn(attachment, driver.family, serial, probe=probe) is None:
+            raise AttachmentChanged(device.serial)  # while it was asked
 
     async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
         """Reset exactly the attachment that was shown. Cancelling the caller does not stop a reset that has begun.

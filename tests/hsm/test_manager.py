@@ -234,6 +234,36 @@ async def test_a_refresh_asks_at_once(house: House) -> None:
         await house.manager.refresh(device)
 
 
+async def test_a_refresh_during_a_reset_is_refused(house: House) -> None:
+    """One thing at a time is done with a device."""
+    gate = Gate()
+    token = house.driver.tokens[HERE]
+    token.hooks["block"] = gate
+    running = asyncio.create_task(house.reset())
+    await gate.reached()
+    with pytest.raises(DeviceBusy):
+        await house.manager.refresh(house.device())
+    asked = token.steps.count("probe")
+    gate.open()
+
+    assert asked == 2  # when it was plugged in, and by the reset
+    assert await running == DONE
+
+
+async def test_a_device_that_is_pulled_during_a_refresh_is_gone(house: House) -> None:
+    """What it answered all the same is nobody's."""
+    gate = Gate()
+    token = house.driver.tokens[HERE]
+    token.hooks["close"] = gate
+    refresh = asyncio.create_task(house.manager.refresh(house.device()))
+    await gate.reached()
+    house.source.unplug(HERE)
+    gate.open()
+
+    with pytest.raises(AttachmentChanged):
+        await refresh
+
+
 async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -> None:
     """It stands in nobody's way; while its thread hangs, it is not asked again and nothing is done to it."""
     made = build(probe_timeout=0.05)
