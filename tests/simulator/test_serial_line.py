@@ -87,7 +87,7 @@ async def test_a_program_found_before_the_kernel_told_of_it_is_counted_once(
     first = attach(socket)
     await line.until("in")
     programs: list[int] = []
-    is_open = socket._is_open  # noqa: SLF001  the moment that is meant lies inside
+    is_open = socket._is_open  # the moment that is meant lies inside
 
     def meanwhile() -> bool:
         if not programs:
