@@ -3,8 +3,8 @@
 
 import asyncio
 import contextlib
-import getpass
 import os
+import pwd
 import sys
 import tempfile
 import termios
@@ -57,7 +57,7 @@ async def _serve(bus: Path, state: Path, port_only: bool, usbip: tuple[str, int]
     config = Config(
         state=state,
         line=LineSettings(port=str(state / "ttyS0")),
-        network=NetworkSettings(socket=state / "lunash.sock", users={getpass.getuser(): "admin"}),
+        network=NetworkSettings(socket=state / "lunash.sock", users=_our_user()),
     )
     source = FolderBus(bus)
     daemon = Daemon(config, source, UsbBus(source.backend))
@@ -92,7 +92,7 @@ async def _export(source: FolderBus, address: tuple[str, int]) -> AsyncIterator[
 
 def _explain(bus: Path, state: Path, exported: str) -> None:
     token = next(iter(sorted(bus.glob("*.token"))), bus / f"{_SERIAL}.token")
-    lunash = Path(sys.argv[0]).with_name("lunash")
+    lunash = Path(sys.executable).with_name("lunash")  # absolute: it is typed in another folder
     print(
         "From another terminal, while this one is the serial terminal (Ctrl-] leaves):\n"
         f"  unplug   mv {token} {bus.parent}\n"
@@ -139,6 +139,14 @@ def _log_to(path: Path) -> Iterator[None]:
 
 def _temporary_folder(stack: ExitStack, prefix: str) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+
+
+def _our_user() -> dict[str, str]:
+    """Who runs the demonstration, as the door will see him: by the uid, whatever the environment says."""
+    try:
+        return {pwd.getpwuid(os.getuid()).pw_name: "admin"}
+    except KeyError:
+        return {}
 
 
 def _make(folder: Path) -> None:
