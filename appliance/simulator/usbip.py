@@ -7,6 +7,7 @@ address other than loopback, that is everybody on that network.
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterable
 
@@ -51,8 +52,10 @@ class UsbIpServer:
         """Listen, and say where: port 0 is any that is free. Raises `UsbIpUnavailable`."""
         try:
             self._server = await asyncio.start_server(self._serve, host, port)
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+        except (socket.gaierror, UnicodeError) as error:
+            raise UsbIpUnavailable(f"USB/IP: {host!r} is no address of this machine.") from error
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO)  # asyncio's own text says it all twice
             raise UsbIpUnavailable(f"USB/IP: cannot listen at {host}, port {port}: {reason}.") from error
         address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         _log.info("usbip server listens", address=address[0], port=address[1])

@@ -61,11 +61,12 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 class UsbIpBackend(IBackend):  # type: ignore[misc]  # pyusb has no types
-    """The first device of a server; on the bus from `attach` to `detach`."""
+    """One device of a server, the first unless it is named; on the bus from `attach` to `detach`."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, bus_id: str = "") -> None:
         super().__init__()
         self._where = host, port
+        self._bus_id = bus_id
         self._sock: socket.socket | None = None
         self._numbers = itertools.count(1)
         self._device_id = 0
@@ -75,12 +76,7 @@ class UsbIpBackend(IBackend):  # type: ignore[misc]  # pyusb has no types
 
     def attach(self) -> Attachment:
         """Import the device, which is a plug-in, and describe it as udev would."""
-        with socket.create_connection(self._where, timeout=UNLINK_TIMEOUT) as sock:
-            sock.sendall(OPERATION.pack(VERSION, REQ_DEVLIST, 0))
-            _operation(sock, REP_DEVLIST)
-            if not int.from_bytes(receive(sock, 4)):
-                raise usb_error(errno.ENODEV)
-            bus_id = DEVICE.unpack(receive(sock, DEVICE.size))[1]
+        bus_id = self._bus_id.encode().ljust(32, b"\0") if self._bus_id else self._first()
         self._sock = socket.create_connection(self._where, timeout=UNLINK_TIMEOUT)
         self._sock.sendall(OPERATION.pack(VERSION, REQ_IMPORT, 0) + bus_id)
         _operation(self._sock, REP_IMPORT)
@@ -97,6 +93,15 @@ class UsbIpBackend(IBackend):  # type: ignore[misc]  # pyusb has no types
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+
+    def _first(self) -> bytes:
+        with socket.create_connection(self._where, timeout=UNLINK_TIMEOUT) as sock:
+            sock.sendall(OPERATION.pack(VERSION, REQ_DEVLIST, 0))
+            _operation(sock, REP_DEVLIST)
+            if not int.from_bytes(receive(sock, 4)):
+                raise usb_error(errno.ENODEV)
+            bus_id: bytes = DEVICE.unpack(receive(sock, DEVICE.size))[1]
+            return bus_id
 
     def _read_descriptors(self) -> None:
         raw = self._control(0x80, 0x06, 0x0100, 0, 18)

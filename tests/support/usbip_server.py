@@ -22,7 +22,7 @@ class UsbIpServer:
     """The server over what a simulated backend, or a function, says is plugged in."""
 
     def __init__(self, plugged: SimulatedBackend | Plugged) -> None:
-        self._plugged = _of_backend(plugged) if isinstance(plugged, SimulatedBackend) else plugged
+        self._plugged = of_backend(plugged) if isinstance(plugged, SimulatedBackend) else plugged
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self.address = ("", 0)
@@ -49,7 +49,9 @@ class UsbIpServer:
         await server.close()
 
 
-def _of_backend(backend: SimulatedBackend) -> Plugged:
+def of_backend(backend: SimulatedBackend) -> Plugged:
+    """What is plugged in there, as the server wants it."""
+
     def plugged() -> Iterator[tuple[Attachment, SimulatedDevice]]:
         for place in backend.enumerate_devices():
             device = cast(SimulatedDevice, place.device)
