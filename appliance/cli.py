@@ -39,11 +39,11 @@ def lunash() -> int:
     """Run `lunash`, the network side of the console; the exit status is 0 only if the command did what was asked."""
     parser = argparse.ArgumentParser(prog="lunash", description="The appliance's shell, for users on the network.")
     parser.add_argument("--socket", type=Path, default=_SOCKET, metavar="PATH", help="the console daemon's socket")
-    parser.add_argument("-c", metavar="COMMAND", help="run one command and exit")
-    options = parser.parse_args(_attached(sys.argv[1:], "-c"))
+    parser.add_argument("-c", "--command", metavar="COMMAND", help="run one command and exit")
+    options = parser.parse_args(_attached(sys.argv[1:]))
     from appliance.console.relay import relay
 
-    return relay(options.socket, options.c)
+    return relay(options.socket, options.command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="own the serial port and serve the console")
-    run.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE")
+    run.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help=f"default: {_CONFIG}")
     run.add_argument("--port", metavar="PATH", help="the serial port, instead of the configured one")
     run.set_defaults(command=_run)
 
@@ -73,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     check = commands.add_parser("check-config", help="say whether a configuration file is right")
-    check.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE")
+    check.add_argument("--config", type=Path, default=_CONFIG, metavar="FILE", help=f"default: {_CONFIG}")
     check.set_defaults(command=_check_config)
 
     audit = commands.add_parser("audit", help="the audit trail").add_subparsers(required=True, metavar="COMMAND")
     verify = audit.add_parser("verify", help="find the first altered, missing or reordered record")
-    verify.add_argument("--state", type=Path, default=_STATE, metavar="DIR")
+    verify.add_argument("--state", type=Path, default=_STATE, metavar="DIR", help=f"default: {_STATE}")
     verify.set_defaults(command=_audit_verify)
 
     rules = commands.add_parser("udev-rules", help="print the udev rules for the devices that the drivers know")
@@ -145,12 +145,12 @@ def _token_new(options: argparse.Namespace) -> int:
     return _OK
 
 
-def _attached(words: list[str], option: str) -> list[str]:
-    """The words with the value of `option` attached to it: so one that begins with a dash is taken for a value."""
-    if option not in words[:-1]:
+def _attached(words: list[str]) -> list[str]:
+    """The words with what follows `-c` attached to it: a command is one, also when it begins with a dash or is empty."""
+    if "-c" not in words[:-1]:
         return words
-    at = words.index(option)
-    return [*words[:at], option + words[at + 1], *words[at + 2 :]]
+    at = words.index("-c")
+    return [*words[:at], f"--command={words[at + 1]}", *words[at + 2 :]]
 
 
 def _complain(error: ApplianceError, status: int) -> int:

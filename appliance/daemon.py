@@ -7,6 +7,7 @@ in the log and above the login prompt, and the console runs without it; what mus
 
 import asyncio
 import signal
+import stat
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -36,6 +37,7 @@ _log = get_logger(__name__)
 
 _RESCAN_INTERVAL = 60.0  # seconds; a look at what is plugged, should an event have been lost without a trace
 _PORT_PATIENCE = 2.0  # seconds in which a port that is there is open
+_MEND = "Mend that, then restart the appliance."
 _MARGIN = 20.0  # seconds to record an outcome and close everything
 
 
@@ -181,6 +183,8 @@ class Daemon:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock_folder(folder)  # until the process ends
+            if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                self._complain(f"Others can replace what is in the state folder {folder}: its mode must be 0700.")
         except OSError as error:
             self._complain(f"The state folder {folder} cannot be made or locked: {error.strerror}.")
 
@@ -188,21 +192,23 @@ class Daemon:
         try:
             return AccountStore.open(path)
         except StateError as error:
-            self._complain(f"Nobody can log in. The accounts are not available: {error}.")
+            self._complain(f"Nobody can log in. The accounts are not available: {error}. {_MEND}")
             return AccountStore(path, {})
 
     def _open_audit(self, path: Path) -> AuditLog:
         try:
+            if self._problems and not path.exists():  # a trail would show a next start that there had been accounts
+                raise StateError(path, "not begun without accounts")
             return AuditLog.open(path)
         except StateError as error:
-            self._complain(f"No token can be reset. The audit trail is not available: {error}.")
+            self._complain(f"No token can be reset. The audit trail is not available: {error}. {_MEND}")
             return NoAudit(error.reason)
 
     def _open_journal(self, path: Path) -> Journal:
         try:
             return Journal.open(path)
         except StateError as error:
-            self._complain(f"No token can be reset. The record of unfinished resets is not available: {error}.")
+            self._complain(f"No token can be reset. The record of unfinished resets is not available: {error}. {_MEND}")
             return NoJournal(error.reason)
 
     def _complain(self, sentence: str) -> None:

@@ -153,4 +153,10 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StateError(folder, error.strerror or str(error)) from error
+        raise StateError(folder, _reason(error)) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StateError(folder, "is not writable")
+
+
+def _reason(error: OSError) -> str:
+    return "is not a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)

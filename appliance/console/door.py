@@ -32,7 +32,6 @@ from appliance.shell.invocation import FAILURE, Origin
 from appliance.shell.session import Session
 
 MOST_SESSIONS: Final = 10  # at a time, as many as the vendor's appliance allows on SSH
-LONGEST_COMMAND: Final = 1024  # characters
 
 SessionFactory = Callable[[Terminal, Account, Origin, str], Session]
 
@@ -137,11 +136,6 @@ class Door:
         if account is None:
             await self._reject(peer, where, "no account")
             return await _refuse(connection, f"User '{peer.shown}' has no account on this appliance.")
-        if command is not None and (len(command) > LONGEST_COMMAND or not command.isprintable()):
-            await self._reject(peer, where, "the command is not a line")
-            return await _refuse(
-                connection, f"A command is one line of at most {LONGEST_COMMAND} printable characters."
-            )
         try:
             await self._audit.record("login", actor=account.name, origin=where, user=peer.shown)
         except StateError as problem:

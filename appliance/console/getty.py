@@ -115,8 +115,7 @@ class Getty:
             await asyncio.wait((dialogues, lost), return_when=asyncio.FIRST_COMPLETED)
         finally:
             lost.cancel()
-            dialogues.cancel()
-            await asyncio.wait((dialogues,))  # whoever is logged in is logged out, and that is recorded
+            await _end(dialogues)  # whoever is logged in is logged out, and that is recorded
         with suppress(Hangup, asyncio.CancelledError):
             dialogues.result()
         _log.info("line hung up", tty=self._line.name)
@@ -216,6 +215,19 @@ class Getty:
             _log.error("audit record lost", audited=event, reason=str(problem))
             return visible(problem.reason)
         return ""
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and return when it has ended, also when we ourselves are cancelled meanwhile."""
+    task.cancel()
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _folded(notice: str) -> str:

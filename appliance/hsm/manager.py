@@ -67,6 +67,7 @@ class Manager:
         self._probe_timeout = probe_timeout  # seconds
         self._now = now
         self._scanned = asyncio.Event()
+        self._stopping = False
         self._calls: dict[Attachment, asyncio.Future[Any]] = {}  # what occupies a device: its lock
         self._asking: dict[Attachment, asyncio.Task[None]] = {}
         self._resets: dict[asyncio.Task[Report], Device] = {}
@@ -79,7 +80,8 @@ class Manager:
         await self._scanned.wait()
 
     async def stop(self) -> None:
-        """Wait for the resets that run, which is bounded by their own time limit; then hear and ask nothing more."""
+        """Begin no reset any more and wait for those that run, which have their own time limit; then hear nothing more."""
+        self._stopping = True
         while self._resets:
             await asyncio.wait(self._resets)
         self._source.close()  # not before: where devices are simulated, they leave with it
@@ -110,6 +112,10 @@ class Manager:
         running = {(device.serial, device.family) for device in self._resets.values()}
         return tuple(intent for intent in self._journal.pending() if (intent.serial, intent.family) not in running)
 
+    def begun(self, serial: str) -> bool:
+        """Whether a reset under this serial number was begun and has no outcome, running or not."""
+        return any(intent.serial == serial for intent in self._journal.pending())
+
     async def refresh(self, device: Device) -> None:
         """Ask a device once more; `find` knows the answer afterwards.
 
@@ -134,6 +140,8 @@ class Manager:
         """
         attachment = device.attachment
         await self._until_idle(attachment)
+        if self._stopping:
+            raise DeviceError("the console is being stopped")
         current = self._registry.at(attachment)
         if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
             raise AttachmentChanged(device.serial)

@@ -69,7 +69,7 @@ class Session:
         """Have the initial password changed; nothing else can be run before."""
         await self._terminal.write("You are required to change your password immediately (root enforced)\n")
         try:
-            changed = await change_password(self._terminal, self._services, self._account.name, self._where)
+            changed = await change_password(self._terminal, self._services, self._account.name)
         except (Interrupt, EndOfFile, Break):
             changed = False
         await self._note("password", outcome="done" if changed else "not done")
@@ -163,7 +163,7 @@ def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
             typed = text.shown(words, _LONGEST_WORDS)
             return f"'{typed}' is not a valid command.\nUse 'help' to list all available commands."
         case _:
-            return text.shown(str(problem), 200)
+            return text.shown(str(problem), 70)
 
 
 def _recorded(line: str, found: Found, command: Command) -> str:

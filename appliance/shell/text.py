@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How LunaSH words its answers: error frames, tables, fields (Luna SA 5.x and Network HSM 6.3 captures)."""
 
+import textwrap
 from collections.abc import Iterable
 
 from appliance.accounts.store import Role
@@ -12,6 +13,7 @@ DEVICE_ERROR = "300000 : CKR_DEVICE_ERROR"
 NOT_SUPPORTED = "540000 : CKR_FUNCTION_NOT_SUPPORTED"
 GENERAL_ERROR = "50000 : CKR_GENERAL_ERROR"
 
+_COLUMNS = 79  # a line of 80 makes some terminals begin another
 _HEADER = f"Name         (short)  Description\n{'-' * 35}\n"
 
 
@@ -63,10 +65,20 @@ def listing(path: str, group: Group, role: Role) -> str:
     return f"{head}\n\n{_HEADER}{''.join(rows)}"
 
 
+def reason(foreign: str) -> str:
+    """What a device or the system gave as the reason, in lines that fit behind `Error:` on a terminal."""
+    return textwrap.fill(f"Reason: {shown(foreign, 200)}", _COLUMNS - 8)
+
+
 def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
     """A block of `Name:   value` lines in the look of `hsm show`."""
-    lines = "".join(f"   {name + ':':<36}{value}\n" for name, value in pairs)
+    lines = "".join(_field(name, value) for name, value in pairs)
     return f"   {title}:\n   {'=' * (len(title) + 1)}\n{lines}"
+
+
+def _field(name: str, value: str) -> str:
+    first, *more = textwrap.wrap(value, _COLUMNS - 39) or [""]
+    return f"   {name + ':':<36}{first}\n" + "".join(f"{'':39}{line}\n" for line in more)
 
 
 def _row(name: str, short: str, description: str) -> str:

@@ -34,6 +34,8 @@ Observer = Callable[[Path, int, bytes, When], None]
 
 def new_token(path: Path, serial: str, with_keys: int = 0) -> None:
     """Make the file of a new token, with that many of its three keys. Raises `ApplianceError`; replaces no file."""
+    if not path.name:
+        raise ApplianceError(f"{path}: not the name of a file.")
     digits = serial.upper()
     if not 1 <= len(digits) <= 8 or not set(digits) <= set("0123456789ABCDEF"):
         raise ApplianceError("The serial number must be one to eight hexadecimal digits, such as 667788.")
@@ -44,7 +46,10 @@ def new_token(path: Path, serial: str, with_keys: int = 0) -> None:
 
 
 def _with_keys(flash: Flash, slots: list[Slot]) -> Flash:
-    from appliance.simulator import openpgp_keys
+    try:
+        from appliance.simulator import openpgp_keys
+    except ModuleNotFoundError as error:
+        raise ApplianceError("Keys need the package 'cryptography': install the extra 'demo'.") from error
 
     created = int(time.time())
     keys = {slot: openpgp_keys.generate(flash.kek, slot) for slot in slots}

@@ -220,7 +220,16 @@ def interrupt_and_complete(folder: Path, step: int, side: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["token backup factoryReset", RESET, f"{RESET} -force", "TOKEN BACKUP FACTORYRESET -x", "t b f \"'"]
+    "line",
+    [
+        "token backup factoryReset",
+        RESET,
+        f"{RESET} -force",
+        "TOKEN BACKUP FACTORYRESET -x",
+        "t b f \"'",
+        "token\tbackup\nfactoryReset -serial \x1b",
+        f"token backup factoryReset {'x' * 5000}",
+    ],
 )
 def test_the_network_is_refused_to_the_letter(demo: DemoProcess, line: str) -> None:
     """Whatever the arguments and the environment: the vendor's text, an exit status that is not 0, nothing reset."""
@@ -236,7 +245,8 @@ def test_the_network_is_refused_to_the_letter(demo: DemoProcess, line: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("line", "status"), [("token backup list", 0), ("help", 0), ("bogus", 1), ("token backup show -s 1", 1)]
+    ("line", "status"),
+    [("", 0), ("-x", 1), ("token backup list", 0), ("help", 0), ("bogus", 1), ("token backup show -s 1", 1)],
 )
 def test_lunash_ends_with_0_only_if_the_command_did_what_was_asked(demo: DemoProcess, line: str, status: int) -> None:
     """The exit status is for scripts."""

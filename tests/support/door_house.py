@@ -33,6 +33,7 @@ class FakeSession:
         self.origin = origin
         self.where = where
         self.ended_by = ""
+        self.commands: list[str] = []
         self.may_read = asyncio.Event()
         self.may_read.set()
 
@@ -64,6 +65,7 @@ class FakeSession:
             await self.terminal.write(f"said {len(line)} {line[:40]}\n")
 
     async def run_command(self, line: str) -> bool:
+        self.commands.append(line)
         await self.terminal.write(f"ran {line}\n")
         if line == "ask":
             return await self.terminal.readline("sure? ") == "yes"

@@ -68,6 +68,9 @@ class FakeManager:
                 return device
         raise UnknownSerial(serial)
 
+    def begun(self, serial: str) -> bool:
+        return any(intent.serial == serial for intent in self.unfinished)
+
     async def refresh(self, device: Device) -> None:
         if isinstance(self.refreshed, Exception):
             raise self.refreshed

@@ -270,15 +270,26 @@ async def test_each_failure_before_the_reset_has_its_own_sentence(failure: Excep
     assert not shell.done
 
 
+@pytest.mark.parametrize("failure", [DeviceTimeout("x"), DeviceBusy("x"), DeviceGone("x"), DeviceError("x")])
+async def test_nothing_was_reset_is_never_said_of_a_reset_that_was_begun(failure: Exception) -> None:
+    """While an earlier reset of the token has no outcome, its state is called unknown, whatever stands in the way."""
+    shell = Shell(FakeManager([token()], [INTENT], failure=failure))
+
+    screen = await shell.command(f"{RESET} -f")
+
+    assert "Error:  A reset of this token was begun and has not ended. Its state is unknown.\n" in screen
+    assert "Nothing was reset" not in screen
+
+
 @pytest.mark.parametrize(
     ("outcome", "sentence"),
     [
         (
             Outcome.UNKNOWN,
-            "Contact with the token was lost. Its state is unknown.\n"
+            "Contact with the token was lost. Its state is unknown.\n        Reason: why\n"
             "        Run this command again, with the token attached, to complete the reset.",
         ),
-        (Outcome.NOT_DONE, "The token refused the reset."),
+        (Outcome.NOT_DONE, "The token refused the reset.\n        Reason: why"),
     ],
 )
 async def test_only_a_reset_that_was_proved_is_called_successful(outcome: Outcome, sentence: str) -> None:
@@ -495,7 +506,7 @@ async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
     absent = await Shell(FakeManager([], [INTENT])).command("token backup list")
 
     for screen in (attached, absent):
-        assert screen.count("INTERRUPTED (begun 2026-01-30T11:24:00Z by admin)") == 1
+        assert screen.count("INTERRUPTED\n   Begun:                              2026-01-30T11:24:00Z by admin\n") == 1
         assert "token backup factoryReset -serial 667788" in screen
     assert "State:                              not attached" in absent
 
@@ -610,7 +621,7 @@ async def test_the_initial_password_is_changed_before_anything_else() -> None:
         (
             ("PASSWORD", "a", "a"),
             (StateError(Path("/x"), "No space left on device"),),
-            "Error:  The new password could not be saved, the old one is kept: No space left on device",
+            "Error:  The new password could not be saved.\n        The old one is kept. Reason: No space left on device",
         ),
         ((Interrupt(),), (), "(current) UNIX password: "),
         (("PASSWORD", EndOfFile()), (), "Enter new password: "),

@@ -10,11 +10,14 @@ from appliance.shell.text import error
 _TRIES = 3
 
 
-async def change_password(terminal: Terminal, services: Services, name: str, where: str) -> bool:
-    """Ask for the current password and twice for the new one; whether it was changed."""
+async def change_password(terminal: Terminal, services: Services, name: str) -> bool:
+    """Ask for the current password and twice for the new one; whether it was changed.
+
+    Wrong ones count against the account, wherever they are typed: an address is only what a client says.
+    """
     await terminal.write(f"Changing password for {name}\n")
     current = await terminal.readline("(current) UNIX password: ", secret=True)
-    if await services.authenticator.login(where, name, current) is None:
+    if await services.authenticator.login(f"password of {name}", name, current) is None:
         await terminal.write("\n" + error("The current password is wrong. The password was not changed."))
         return False
     await terminal.write(f"\nYou can now choose the new password.\n\n{POLICY_TEXT}\n\n")
@@ -29,7 +32,7 @@ async def change_password(terminal: Terminal, services: Services, name: str, whe
             await terminal.write(f"{refused.reason}\n\n")
         except StateError as unsaved:
             await terminal.write(
-                "\n" + error(f"The new password could not be saved, the old one is kept: {unsaved.reason}")
+                "\n" + error(f"The new password could not be saved.\nThe old one is kept. Reason: {unsaved.reason}")
             )
             return False
         else:
@@ -39,7 +42,7 @@ async def change_password(terminal: Terminal, services: Services, name: str, whe
 
 
 async def _set(call: Invocation) -> Reply:
-    if not await change_password(call.terminal, call.services, call.account.name, call.where):
+    if not await change_password(call.terminal, call.services, call.account.name):
         return FAILURE
     await call.terminal.write("passwd: all authentication tokens updated successfully.\n\n")
     return SUCCESS

@@ -35,6 +35,10 @@ from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply, Term
 _SETTLING = 0.8  # seconds
 _PROGRESS_AFTER = 2.0  # seconds of silence on the console that nobody should have to interpret
 
+_UNFINISHED = (
+    "A reset of this token was begun and has not ended. Its state is unknown.\n"
+    "Unplug it, plug it in again and run this command again."
+)
 _CAUTION = """\
 CAUTION:  Are you sure you wish to reset this backup token to
           factory default settings? All data will be erased.
@@ -77,6 +81,7 @@ async def _show(call: Invocation) -> Reply:
 
 async def _factory_reset(call: Invocation) -> Reply:
     manager, serial = call.services.manager, call.options["serial"]
+    device: Device | None = None
     await _settled(manager)
     try:
         device = manager.find(serial, HsmClass.BACKUP)
@@ -94,14 +99,15 @@ async def _factory_reset(call: Invocation) -> Reply:
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
             raise
-        return await _fail(call, problem)
+        return await _fail(call, problem, begun=device is not None and manager.begun(device.serial))
     if report.outcome is Outcome.DONE:
         await call.terminal.write(f"'{call.command}' successful.\n")
         return SUCCESS
+    reason = text.reason(report.reason)
     sentence = (
-        "The token refused the reset."
+        f"The token refused the reset.\n{reason}"
         if report.outcome is Outcome.NOT_DONE
-        else "Contact with the token was lost. Its state is unknown.\n"
+        else f"Contact with the token was lost. Its state is unknown.\n{reason}\n"
         "Run this command again, with the token attached, to complete the reset."
     )
     await call.terminal.write(text.failed(call.command, text.DEVICE_ERROR, sentence))
@@ -204,13 +210,17 @@ def _absent(intent: Intent) -> str:
 
 def _interrupted(intent: Intent) -> list[tuple[str, str]]:
     return [
-        ("Factory Reset", f"INTERRUPTED (begun {intent.begun} by {text.shown(intent.actor)})"),
+        ("Factory Reset", "INTERRUPTED"),
+        ("Begun", f"{intent.begun} by {text.shown(intent.actor, 12)}"),
         ("To complete it", f"token backup factoryReset -serial {text.shown(intent.serial)}"),
     ]
 
 
-async def _fail(call: Invocation, problem: ApplianceError) -> Reply:
+async def _fail(call: Invocation, problem: ApplianceError, *, begun: bool = False) -> Reply:
+    """Say what went wrong; `begun` is for a token of which an earlier reset has no outcome yet."""
     code, sentence = _explain(problem)
+    if begun and isinstance(problem, DeviceError):
+        code, sentence = text.DEVICE_ERROR, _UNFINISHED
     await call.terminal.write(text.failed(call.command, code, sentence))
     return replace(FAILURE, note=f"{type(problem).__name__}: {problem}")
 
@@ -232,17 +242,17 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
         case DeviceBusy():
             return text.DEVICE_ERROR, "The token is in use by another program. Nothing was reset."
         case ResetUnsupported():
-            reason = text.shown(problem.reason, 200)
-            return text.NOT_SUPPORTED, f"This token cannot be reset. Nothing was reset.\nReason: {reason}"
+            return text.NOT_SUPPORTED, f"This token cannot be reset. Nothing was reset.\n{text.reason(problem.reason)}"
         case DeviceTimeout():
             hint = "Unplug it, plug it in again and repeat the command."
             return text.DEVICE_ERROR, f"The token does not answer. Nothing was reset.\n{hint}"
         case StateError():
-            reason = text.shown(problem.reason, 200)
-            return text.GENERAL_ERROR, f"The reset cannot be recorded, so nothing was reset.\nReason: {reason}"
+            return (
+                text.GENERAL_ERROR,
+                f"The reset cannot be recorded, so nothing was reset.\n{text.reason(problem.reason)}",
+            )
         case DeviceError():
-            reason = text.shown(problem.reason, 200)
-            return text.DEVICE_ERROR, f"The token cannot be used. Nothing was reset.\nReason: {reason}"
+            return text.DEVICE_ERROR, f"The token cannot be used. Nothing was reset.\n{text.reason(problem.reason)}"
     raise problem
 
 
