@@ -68,6 +68,8 @@ async def test_a_stop_in_the_moment_of_a_hang_up_is_a_stop(house: House, typed: 
             await asyncio.wait({house.task})
 
     assert house.task.cancelled()
+    assert house.audit is not None
+    house.audit.close()  # writes what was handed over
     assert house.events()[-1] == ("logout", "admin")
 
 
