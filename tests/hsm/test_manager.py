@@ -2,12 +2,9 @@
 """The manager knows what is plugged in, and nothing that a device does stands in the way of anything else."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from appliance.errors import (
     AmbiguousSerial,
@@ -20,32 +17,8 @@ from appliance.errors import (
 )
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
 from appliance.hsm.model import HsmClass, HsmState, Outcome
-from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken, attachment, refused
-from tests.support.manager_house import BOUND, Build, Gate, House, builder, until
-
-HERE = attachment("1-1", 5, "A1")
-THERE = attachment("1-2", 6, "B2")
-DONE = Report(Outcome.DONE, "", "A1")
-
-
-@pytest_asyncio.fixture
-async def build(tmp_path: Path) -> AsyncIterator[Build]:
-    """Makes managers."""
-    async with builder(tmp_path) as made:
-        yield made
-
-
-@pytest_asyncio.fixture
-async def house(build: Build) -> House:
-    """A manager that has started, with the tokens A1 and B2 plugged in and asked."""
-    made = build()
-    made.source.plug(HERE)
-    made.source.plug(THERE)
-    await made.manager.start()
-    await made.settled()
-    return made
-
+from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
 
 # The inventory
 

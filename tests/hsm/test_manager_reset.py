@@ -2,12 +2,11 @@
 """A reset goes to exactly the device that was shown, and always ends in an answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from appliance.audit import NoAudit
 from appliance.errors import (
@@ -24,29 +23,7 @@ from appliance.hsm.journal import Journal, NoJournal
 from appliance.hsm.model import HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken, attachment
-from tests.support.manager_house import BOUND, Build, Gate, House, builder, until
-
-HERE = attachment("1-1", 5, "A1")
-THERE = attachment("1-2", 6, "B2")
-DONE = Report(Outcome.DONE, "", "A1")
-
-
-@pytest_asyncio.fixture
-async def build(tmp_path: Path) -> AsyncIterator[Build]:
-    """Makes managers."""
-    async with builder(tmp_path) as made:
-        yield made
-
-
-@pytest_asyncio.fixture
-async def house(build: Build) -> House:
-    """A manager that has started, with the tokens A1 and B2 plugged in and asked."""
-    made = build()
-    made.source.plug(HERE)
-    made.source.plug(THERE)
-    await made.manager.start()
-    await made.settled()
-    return made
+from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
 
 
 async def test_a_reset_is_done_and_shown(house: House) -> None:
@@ -435,3 +412,29 @@ async def test_without_records_nothing_is_reset(build: Build, options: dict[str,
     with pytest.raises(StateError):
         await made.reset()
     assert not token.touched
+
+
+async def test_no_reset_begins_while_the_manager_stops(house: House) -> None:
+    """Once the end has begun, an order is refused before anything is destroyed: nobody would wait for it."""
+    device = house.device()
+    await house.manager.stop()
+
+    with pytest.raises(DeviceError, match="being stopped"):
+        await house.reset(device)
+
+    assert house.records("reset-intent") == []
+
+
+async def test_a_reset_counts_as_begun_until_it_has_an_outcome(house: House) -> None:
+    """Also while it runs, when it does not count as interrupted yet."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["terminate"] = gate
+    running = asyncio.create_task(house.reset())
+    await gate.reached()
+    try:
+        assert (house.manager.begun("A1"), house.manager.interrupted()) == (True, ())
+    finally:
+        gate.open()
+
+    assert await running == DONE
+    assert not house.manager.begun("A1")

@@ -12,11 +12,14 @@ from pathlib import Path
 from appliance.audit import AuditLog
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Device, HsmClass, HsmState
+from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
 from appliance.hsm.reset import Report
-from tests.support.fake_driver import FakeDriver, FakeSource
+from tests.support.fake_driver import FakeDriver, FakeSource, attachment
 
 BOUND = 30.0  # seconds; no wait of a test lasts longer
+HERE = attachment("1-1", 5, "A1")
+THERE = attachment("1-2", 6, "B2")
+DONE = Report(Outcome.DONE, "", "A1")
 
 
 async def until(condition: Callable[[], bool]) -> None:
