@@ -621,7 +621,7 @@ async def test_the_initial_password_is_changed_before_anything_else() -> None:
         (
             ("PASSWORD", "a", "a"),
             (StateError(Path("/x"), "No space left on device"),),
-            "Error:  The new password could not be saved.\n        The old one is kept. Reason: No space left on device",
+            "The old one is kept. Reason: No space left on device",
         ),
         ((Interrupt(),), (), "(current) UNIX password: "),
         (("PASSWORD", EndOfFile()), (), "Enter new password: "),
