@@ -58,7 +58,7 @@ async def plug(plugs: Plugs, name: str = "a", *faults: dict[str, object]) -> Pat
 
 async def pull(plugs: Plugs, path: Path) -> None:
     """It is unplugged."""
-    path.unlink()
+    await asyncio.to_thread(path.unlink)
     await plugs.settled()
 
 
@@ -187,9 +187,7 @@ async def test_a_device_is_let_go_as_it_was_found(plugs: Plugs, address: Address
     assert (await wire.control(0x80, 0x08, size=1)).data == b"\1"
 
     await wire.close()
-    async with asyncio.timeout(BOUND):
-        while device(plugs).holder is not None:
-            await asyncio.sleep(0.01)
+    await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
 
 
 async def test_unplugging_ends_the_connection(plugs: Plugs, address: Address) -> None:

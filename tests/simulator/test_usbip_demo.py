@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`demo --usbip` exports the demonstration's bus; a list of Linux's own tool, and what is said when it cannot listen."""
+"""`demo --usbip` exports the bus of the demonstration, and says in one sentence why it cannot."""
 
 import asyncio
 import re
@@ -20,6 +20,7 @@ from appliance.hsm.usb import UsbBus
 from appliance.simulator.device import new_token
 from tests.support.process import LIMIT, PtyProcess
 from tests.support.usbip_client import UsbIpBackend
+from tests.support.usbip_wire import Wire
 
 DEMO = (sys.executable, "-m", "appliance", "demo")
 USBIP = shutil.which("usbip", path="/usr/sbin:/sbin:/usr/bin")
@@ -46,12 +47,20 @@ async def demo(folder: Path, address: str) -> AsyncIterator[str]:
     try:
         async with asyncio.timeout(LIMIT):
             port, exported = [(await process.stdout.readline()).decode().strip() for _ in range(2)]
-        assert Path(port).is_char_device()
+        assert port.startswith("/dev/pts/")
         yield exported
     finally:
         process.terminate()
         async with asyncio.timeout(LIMIT):
             assert await process.wait() == 0
+
+
+async def until_exported(address: tuple[str, int], count: int) -> None:
+    """Wait until the demonstration has found that many devices."""
+    async with asyncio.timeout(LIMIT):
+        while len(await (await Wire.connect(address)).devices()) != count:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.01)
+    await Wire.close_all()
 
 
 async def listed(exported: str, count: int) -> str:
@@ -88,13 +97,15 @@ async def test_a_token_of_the_demonstration_is_reset_over_the_network(tmp_path: 
 
         def reset() -> HsmState:
             client = UsbIpBackend(host, int(port), bus_id="1-3")
-            with OpenPgpDriver(UsbBus(client)).open(client.attach()) as connection:
-                assert connection.probe().serial == "2"
-                connection.factory_reset(lambda _: None)
-                state = connection.probe().state
-            client.detach()
-            return state
+            try:
+                with OpenPgpDriver(UsbBus(client)).open(client.attach()) as connection:
+                    assert connection.probe().serial == "2"
+                    connection.factory_reset(lambda _: None)
+                    return connection.probe().state
+            finally:
+                client.detach()
 
+        await until_exported((host, int(port)), 2)
         assert await asyncio.to_thread(reset) is HsmState.ZEROIZED
 
 

@@ -76,7 +76,7 @@ def test_a_device_pulled_at_any_transfer_is_gone_and_can_be_reset(token: TokenBu
         token.plug()
         with pytest.raises((DeviceGone, OSError)) as caught:
             reset(PulledAt(server.address, token, number))
-        assert isinstance(caught.value, DeviceGone) or caught.value.errno == errno.ENODEV, number
+        assert isinstance(caught.value, DeviceGone) or getattr(caught.value, "errno", 0) == errno.ENODEV, number
 
         token.plug()
         assert reset(UsbIpBackend(*server.address)) is HsmState.ZEROIZED, number
@@ -108,6 +108,7 @@ def test_two_clients_want_one_device(token: TokenBus, server: UsbIpServer, monke
     with OpenPgpDriver(UsbBus(first)).open(first.attach()) as connection:
         with pytest.raises(OSError, match="No such device"):
             second.attach()
+        second.detach()
         assert connection.probe().state is HsmState.INITIALIZED
     first.detach()
 
