@@ -146,7 +146,7 @@ def _token_new(options: argparse.Namespace) -> int:
 
 
 def _attached(words: list[str]) -> list[str]:
-    """The words with what follows `-c` attached to it: a command is one, also when it begins with a dash or is empty."""
+    """The words with what follows `-c` attached to it: a command may begin with a dash, or be empty."""
     if "-c" not in words[:-1]:
         return words
     at = words.index("-c")

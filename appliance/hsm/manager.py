@@ -80,7 +80,7 @@ class Manager:
         await self._scanned.wait()
 
     async def stop(self) -> None:
-        """Begin no reset any more and wait for those that run, which have their own time limit; then hear nothing more."""
+        """Begin no reset any more, wait for those that run (they have their own time limit), then hear nothing more."""
         self._stopping = True
         while self._resets:
             await asyncio.wait(self._resets)
