@@ -57,6 +57,7 @@ class Daemon:
         self._source = source
         self._problems: list[str] = []  # what does not work, one sentence each, for the banner
         self._deafness: set[str] = set()  # reasons that were complained of
+        self._without_accounts = False
         self._stop = asyncio.Event()
         state = config.state
         self._take_folder(state)
@@ -192,13 +193,14 @@ class Daemon:
         try:
             return AccountStore.open(path)
         except StateError as error:
+            self._without_accounts = True
             self._complain(f"Nobody can log in. The accounts are not available: {error}. {_MEND}")
             return AccountStore(path, {})
 
     def _open_audit(self, path: Path) -> AuditLog:
+        if self._without_accounts and not path.exists():  # a trail would tell the next start that there had been some
+            return NoAudit("not begun without accounts")
         try:
-            if self._problems and not path.exists():  # a trail would show a next start that there had been accounts
-                raise StateError(path, "not begun without accounts")
             return AuditLog.open(path)
         except StateError as error:
             self._complain(f"No token can be reset. The audit trail is not available: {error}. {_MEND}")

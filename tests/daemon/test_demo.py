@@ -339,3 +339,26 @@ def test_what_an_error_repeats_stays_on_its_line(person: Person) -> None:
     shown = person.run("x" * 70)
 
     assert f"Error:  '{'x' * 37}...' is not a valid command.\n" in shown
+
+
+def test_a_first_start_that_could_not_save_its_account_can_be_repeated(tmp_path: Path) -> None:
+    """As long as no account was saved no audit trail is begun, which would say that there had been one."""
+    (tmp_path / "state" / "accounts.json").mkdir(parents=True)
+    with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
+        shown = person.read_until(r"login: $")
+    (tmp_path / "state" / "accounts.json").rmdir()
+    with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
+        person.log_in_first()
+
+    assert "Nobody can log in." in shown
+
+
+def test_a_state_folder_that_others_can_write_is_complained_of(tmp_path: Path) -> None:
+    """It is used all the same, and the audit trail is begun."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
+        shown = person.log_in_first()
+
+    assert "its mode must be 0700" in shown
+    assert demo.verify_audit().returncode == 0
