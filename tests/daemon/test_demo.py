@@ -360,5 +360,5 @@ def test_a_state_folder_that_others_can_write_is_complained_of(tmp_path: Path) -
     with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
         shown = person.log_in_first()
 
-    assert "its mode must be 0700" in shown
+    assert "its mode must be 0700." in " ".join(shown.split())
     assert demo.verify_audit().returncode == 0
