@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from appliance.config import hostname_of_machine
-from tests.support.demo_process import PASSWORD, PROMPT, DemoProcess, Person
+from tests.support.demo_process import DemoProcess
+from tests.support.person import PASSWORD, PROMPT, Person
 
 RESET = "token backup factoryReset -serial 667788"
 SUCCESS = "\nCommand Result : 0 (Success)\n"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The appliance as the people around it have it: the terminal, the network, the USB sockets and the power switch."""
+
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.guest.image import TERMINAL, Image
+from tests.support.guest.machine import Machine
+from tests.support.guest.ssh import CommandFailed, Ssh
+from tests.support.guest.tokens import Tokens
+from tests.support.person import Person
+
+UNIT = f"appliance-console@{TERMINAL}.service"
+STATE = "/var/lib/appliance"
+LOGIN = r"\[appliance\] ttyS1 login: $"
+_MOST_POLLS = 200  # each takes as long as the appliance needs to answer
+
+
+class Appliance:
+    """One appliance from its first start to the last; it is started again where a test turns it off."""
+
+    def __init__(self, image: Image, folder: Path) -> None:
+        self.machine = Machine(image, folder)
+        self.root = Ssh(self.machine.ssh_port, image.key, "root", folder)
+        self.tokens = Tokens(folder / "tokens", self.root)
+        self.first_login = ""  # what was shown
+        self._line: socket.socket | None = None
+        self._logged_in = False
+
+    def __enter__(self) -> Self:
+        self.tokens.__enter__()
+        self.power_on()
+        self.first_login = self.person.log_in_first()
+        self._logged_in = True
+        self.root.run("udevadm settle")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tokens.__exit__(kind, error, trace)
+        self.power_off()
+
+    # The power
+
+    def power_on(self) -> None:
+        """Start it, with a terminal at the end of the line."""
+        self.machine.power_on()
+        self.connect_terminal()
+
+    def power_off(self) -> None:
+        """Pull the plug."""
+        self.root.hang_up()
+        self.machine.power_off()
+        self._unplug_terminal()
+        self._logged_in = False
+
+    # The terminal
+
+    def connect_terminal(self) -> None:
+        """Put a terminal at the end of the line, in the place of the one that is there."""
+        self._unplug_terminal()
+        line = self._line = socket.socket(socket.AF_UNIX)
+        line.connect(str(self.machine.terminal))
+        self.person = Person(line.fileno())
+
+    def _unplug_terminal(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def log_in(self) -> Person:
+        """Have somebody at the prompt, who logs in if nobody has."""
+        if self._logged_in:
+            self.person.run("")
+        else:
+            self.person.log_in()
+            self._logged_in = True
+        return self.person
+
+    def log_out(self) -> Person:
+        """Have somebody at the login prompt."""
+        if self._logged_in:
+            self.person.type("exit\r")
+            self.await_login()
+        return self.person
+
+    def await_login(self) -> str:
+        """Wait for the login prompt, whatever brings it; what was shown up to it."""
+        shown = self.person.read_until(LOGIN)
+        self._logged_in = False
+        self.person.type("\r")  # it is asked again: whoever waits for it may do so
+        return shown
+
+    def restart(self) -> None:
+        """Restart the console, and wait for its login prompt."""
+        self.root.run(f"systemctl restart {UNIT}")
+        self.await_login()
+
+    def recover(self) -> None:
+        """Have the login prompt again, whatever a test that failed has left behind."""
+        self.root.hang_up()
+        if not self.machine.running:
+            self.power_on()
+        self.connect_terminal()
+        self.root.run(f"systemctl kill --signal=KILL {UNIT}; systemctl restart {UNIT}")
+        self.await_login()
+
+    # What there is to know
+
+    def listed(self) -> list[str]:
+        """The serial numbers in `token backup list`, on the terminal."""
+        return re.findall(r"Serial #: +(\S+)", self.log_in().run("token backup list"))
+
+    def plug(self, *names: str) -> None:
+        """Plug tokens in, and wait until the console lists them and knows all of them."""
+        before = self.listed()
+        self.tokens.plug(*names)
+        self.until(lambda: len(self.listed()) == len(before) + len(names))
+        self.until(lambda: "unknown" not in self.person.run("token backup list"))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Ask until it is so."""
+        for _ in range(_MOST_POLLS):
+            if condition():
+                return
+        raise AssertionError("it did not come about")
+
+    def property(self, name: str) -> str:
+        """A property of the console's unit (systemctl(1), show)."""
+        return self.root.run(f"systemctl show --value --property={name} {UNIT}").strip()
+
+    def audit(self) -> str:
+        """The audit trail as it is on the disk, which must be unbroken."""
+        self.root.run(f"appliance-console audit verify --state {STATE}")
+        return self.root.run(f"cat {STATE}/audit.jsonl")
+
+    def keep_logs(self, folder: Path) -> None:
+        """Put what tells of a failure where it is found: console log, journal, audit trail."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        shutil.copy(self.machine.console_log, folder)
+        for name, command in (("journal", "journalctl --no-pager"), ("audit.jsonl", f"cat {STATE}/audit.jsonl")):
+            try:
+                (folder / name).write_text(self.root.run(command))
+            except (CommandFailed, OSError, TimeoutError) as error:
+                (folder / name).write_text(f"not to be had: {error}\n")
