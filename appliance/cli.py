@@ -41,9 +41,9 @@ def lunash() -> int:
     parser.add_argument("--socket", type=Path, default=_SOCKET, metavar="PATH", help="the console daemon's socket")
     parser.add_argument("-c", "--command", metavar="COMMAND", help="run one command and exit")
     options = parser.parse_args(_attached(sys.argv[1:]))
-    from appliance.console.relay import relay
+    from appliance.console.relay import relay, wanted
 
-    return relay(options.socket, options.command)
+    return relay(options.socket, wanted(options.command))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
     rules = commands.add_parser("udev-rules", help="print the udev rules for the devices that the drivers know")
     rules.set_defaults(command=_udev_rules)
+
+    user = commands.add_parser("ssh-user", help="users on the network").add_subparsers(required=True, metavar="COMMAND")
+    add = user.add_parser("add", help="set up a Unix user who reaches lunash through SSH and nothing else")
+    add.add_argument("name", metavar="NAME", help="the user's name")
+    add.add_argument("--key", type=Path, metavar="FILE", help="the user's public keys, one a line; - is standard input")
+    add.set_defaults(command=_ssh_user_add)
 
     token = commands.add_parser("token", help="simulated tokens").add_subparsers(required=True, metavar="COMMAND")
     new = token.add_parser("new", help="make the file of a simulated token")
@@ -136,6 +142,12 @@ def _udev_rules(_: argparse.Namespace) -> int:
 
     print(render(), end="")
     return _OK
+
+
+def _ssh_user_add(options: argparse.Namespace) -> int:
+    from appliance.ssh.user import add
+
+    return add(options.name, options.key, _CONFIG)
 
 
 def _token_new(options: argparse.Namespace) -> int:

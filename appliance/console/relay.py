@@ -19,6 +19,7 @@ from appliance.console.frames import LARGEST_PAYLOAD, Decoder, FrameError, Kind,
 
 NOT_DONE: Final = 1
 NO_SERVICE: Final = 255  # as ssh(1) itself ends when it has no connection
+FORCED: Final = "/usr/bin/lunash"  # the ForceCommand of systemd/sshd_config.d/appliance-console.conf
 
 _CONNECT_TIMEOUT = 10.0  # seconds; the door may have a queue of connections that it has not accepted yet
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -52,6 +53,15 @@ def relay(socket_path: Path, command: str | None) -> int:
         sock.setblocking(False)
         status = _with_terminal(_Relay(sock, opening, plain=command is not None and not os.isatty(_STDOUT)))
     return _complain(status, "The console service broke off the connection.") if status == NO_SERVICE else status
+
+
+def wanted(command: str | None) -> str | None:
+    """The command that the person wants, None for an interactive session, when `lunash` is asked to run `command`.
+
+    sshd starts a login shell with its ForceCommand in place of what the client asked for, a subsystem included, and
+    keeps that in a variable (sshd_config(5)). Whoever sets the variable himself could as well ask for the command.
+    """
+    return os.environ.get("SSH_ORIGINAL_COMMAND") if command == FORCED else command
 
 
 def _source() -> str:
