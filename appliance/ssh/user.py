@@ -58,7 +58,7 @@ def check_name(name: str) -> None:
     """Raises `NotDone` unless `name` can be a user's."""
     if not NAME.fullmatch(name):
         raise NotDone(
-            f"{ascii(name[:64])} cannot be a user's name: it has at most 32 lower-case letters, digits, '_' and '-',"
+            f"{name[:64]!a} cannot be a user's name: it has at most 32 lower-case letters, digits, '_' and '-',"
             " and does not begin with a digit or '-'."
         )
 

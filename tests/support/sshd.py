@@ -62,8 +62,6 @@ class SshServer:
 
     folder: Path
     port: int
-    users: tuple[str, ...]
-    group: str
 
     @classmethod
     @contextmanager
@@ -72,9 +70,13 @@ class SshServer:
         folder = Path(tempfile.mkdtemp(prefix="lunash-sshd-"))
         try:
             folder.chmod(0o755)
-            server = cls(folder, _free_port(), users, group)
-            server._make_files()
-            with _unix_users(users, group, folder / "shell"), server._running():
+            server = cls(folder, free_port())
+            server.make_keys()
+            (folder / "user_key.pub").rename(folder / "authorized_keys")
+            server.make_shell(folder / "shell")
+            config = _CONFIG.format(port=server.port, folder=folder, users=" ".join(users))
+            _write(folder / "config", config, 0o600)
+            with _unix_users(users, group, folder / "shell"), server.running(folder / "config"):
                 yield server
         finally:
             shutil.rmtree(folder)
@@ -86,35 +88,41 @@ class SshServer:
 
     def ssh(self, user: str, *arguments: str) -> list[str]:
         """The command line of the client; `arguments` are options and the remote command."""
+        return [*self.client("ssh"), f"{user}@127.0.0.1", *arguments]
+
+    def client(self, program: str) -> list[str]:
+        """The beginning of a command line: ssh, sftp or scp with the options that lead here."""
         options = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
             "IdentityFile": f"{self.folder}/user_key",
             "LogLevel": "ERROR",
+            "Port": str(self.port),
             "UserKnownHostsFile": f"{self.folder}/known_hosts",
         }
-        flags = [f"-o{name}={value}" for name, value in options.items()]
-        return [_find("ssh"), "-F", "none", "-p", str(self.port), *flags, f"{user}@127.0.0.1", *arguments]
+        return [_find(program), "-F", "none", *(f"-o{name}={value}" for name, value in options.items())]
 
-    def _make_files(self) -> None:
+    def make_keys(self) -> None:
+        """Make the keys of the host and of the users."""
         for name in ("host_key", "user_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(self.folder / name))
-        (self.folder / "user_key.pub").rename(self.folder / "authorized_keys")
         host = (self.folder / "host_key.pub").read_text()
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}")
+
+    def make_shell(self, path: Path) -> None:
+        """Make `lunash` at `path`, and the folder of the socket."""
         # A copy of the package and the bare interpreter: users cannot read everybody's checkout.
         package = Path(appliance.__path__[0])
         shutil.copytree(package, self.folder / "appliance", ignore=shutil.ignore_patterns("__pycache__"))
         shell = _SHELL.format(python=_python(), folder=str(self.folder), socket=str(self.socket))
-        _write(self.folder / "shell", shell, 0o755)
-        users = " ".join(self.users)
-        _write(self.folder / "config", _CONFIG.format(port=self.port, folder=self.folder, users=users), 0o600)
+        _write(path, shell, 0o755)
         self.socket.parent.mkdir(mode=0o755)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def running(self, config: Path) -> Iterator[None]:
+        """Run the server as the file `config` says."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd(8): where it confines its unprivileged part
-        command = [_find("sshd"), "-D", "-e", "-f", str(self.folder / "config")]
+        command = [_find("sshd"), "-D", "-e", "-f", str(config)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  a fixed command
             assert process.stderr is not None
             try:
@@ -168,7 +176,8 @@ def _write(path: Path, text: str, mode: int) -> None:
     path.chmod(mode)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
