@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.console.frames import LARGEST_PAYLOAD, Kind
+from appliance.console.relay import wanted
 from tests.support.fake_door import ROOT, Peer, door, lunash
 from tests.support.process import LIMIT, run
 
@@ -53,6 +54,28 @@ async def test_source_of_the_connection_is_told(path: Path, variable: str, sourc
     async with door(path, script):
         status, _, _ = await run(*lunash(path), env={"SSH_CONNECTION": variable, "TTY": "ttyS0", "USER": "admin"})
         assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "expected"),
+    [
+        ("/usr/bin/lunash", "token backup list", "token backup list"),
+        ("/usr/bin/lunash", "/usr/bin/lunash", "/usr/bin/lunash"),
+        ("/usr/bin/lunash", "", ""),
+        ("/usr/bin/lunash", None, None),
+        ("help", "token backup list", "help"),
+        (None, "token backup list", None),
+    ],
+)
+def test_forced_command(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, variable: str | None, expected: str | None
+) -> None:
+    """Asked to run itself, as sshd's ForceCommand does, it takes what the client wanted, and only then."""
+    monkeypatch.delenv("SSH_ORIGINAL_COMMAND", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("SSH_ORIGINAL_COMMAND", variable)
+
+    assert wanted(asked) == expected
 
 
 async def test_pipes_are_relayed_plainly(path: Path) -> None:

@@ -30,6 +30,10 @@ if not inside():
     pytest.skip("runs where /etc is its own only", allow_module_level=True)
 
 
+NEWCOMER = "operator"
+HOME = Path("/home", NEWCOMER)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[SshServer]:
     """A running server with the three users."""
@@ -41,10 +45,10 @@ def server() -> Iterator[SshServer]:
 def newcomer(server: SshServer) -> Iterator[str]:
     """A name that is free, and the files of the system as they were when it is over."""
     saved = {path: path.read_bytes() for path in (DROP_IN, CONSOLE_TOML, SSHD_CONFIG)}
-    yield "operator"
+    yield NEWCOMER
     for path, data in saved.items():
         path.write_bytes(data)
-    remove("operator")
+    remove(NEWCOMER)
 
 
 def key_of(server: SshServer) -> str:
@@ -62,14 +66,13 @@ def test_the_account(server: SshServer, newcomer: str) -> None:
     status, output, errors = add(newcomer, "--key", "-", typed=key_of(server))
     shadow = Path("/etc/shadow").read_text().splitlines()[-1].split(":")
     entry = pwd.getpwnam(newcomer)
-    home = Path("/home/operator")
 
     assert (status, errors) == (0, "")
-    assert (entry.pw_dir, entry.pw_shell) == (str(home), str(LUNASH))
+    assert (entry.pw_dir, entry.pw_shell) == (str(HOME), str(LUNASH))
     assert entry.pw_uid >= 1000
     assert os.getgrouplist(newcomer, entry.pw_gid) == [pwd.getpwnam(USER).pw_gid]
     assert (shadow[0], shadow[1], shadow[4]) == (newcomer, "*", "")
-    for path, mode in {home: 0o40755, home / ".ssh": 0o40755, keys_of(newcomer): 0o100644}.items():
+    for path, mode in {HOME: 0o40755, HOME / ".ssh": 0o40755, keys_of(newcomer): 0o100644}.items():
         assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode) == (0, 0, mode)
     assert keys_of(newcomer).read_text().split()[:2] == key_of(server).split()[:2]
     assert '\n    users = { operator = "admin" }\n' in output
@@ -97,13 +100,13 @@ def test_damage_is_repaired(server: SshServer, newcomer: str) -> None:
     """A lock, open permissions and a missing folder are put right, and said."""
     add(newcomer)
     subprocess.run(["usermod", "--lock", newcomer], check=True)  # noqa: S603, S607  in our own /etc
-    Path("/home/operator/.ssh").rmdir()
-    Path("/home/operator").chmod(0o777)
+    (HOME / ".ssh").rmdir()
+    HOME.chmod(0o777)
     status, output, errors = add(newcomer, "--key", "-", typed=key_of(server))
 
     assert (status, errors) == (0, "")
     assert output.count("Repaired: ") == 2
-    assert Path("/home/operator").stat().st_mode == 0o40755
+    assert HOME.stat().st_mode == 0o40755
     assert Path("/etc/shadow").read_text().splitlines()[-1].startswith("operator:*:")
     assert keys_of(newcomer).exists()
 
@@ -149,21 +152,21 @@ def test_a_further_group_makes_another_account(newcomer: str) -> None:
 
 def test_a_home_that_is_there_is_not_taken(newcomer: str) -> None:
     """What another left in it could be a key."""
-    Path("/home/operator").mkdir()
+    HOME.mkdir()
     status, _, errors = add(newcomer)
 
-    assert (status, errors) == (1, "appliance-console: /home/operator is there already: move it away first.\n")
+    assert (status, errors) == (1, f"appliance-console: {HOME} is there already: move it away first.\n")
     assert "operator" not in Path("/etc/passwd").read_text()
 
 
 def test_a_home_that_is_not_roots_is_not_taken(server: SshServer, newcomer: str) -> None:
     """Nor is one that was given to the user later."""
     add(newcomer)
-    os.chown("/home/operator", pwd.getpwnam(newcomer).pw_uid, 0)
+    os.chown(HOME, pwd.getpwnam(newcomer).pw_uid, 0)
     status, _, errors = add(newcomer, "--key", "-", typed=key_of(server))
 
     assert status == 1
-    assert "/home/operator is not what was set up there, or not root's" in errors
+    assert f"{HOME} is not what was set up there, or not root's" in errors
 
 
 # --- what sshd says of it ---

@@ -236,6 +236,16 @@ async def test_environment(server: SshServer, user: str, succeeds: bool) -> None
     assert [name in found for name in (b"LC_ALL=/tmp", b"PYTHONPATH=/tmp", b"LD_PRELOAD=x")] == [succeeds] * 3
 
 
+@EVERYBODY
+async def test_password(server: SshServer, user: str, succeeds: bool) -> None:
+    """None is asked for."""
+    status, _, errors = await run(*server.ssh(user, "-oPreferredAuthentications=none", "help"))
+
+    assert status == 255
+    assert (b"password" in errors) is succeeds
+    assert b"Permission denied (publickey" in errors
+
+
 @pytest.fixture
 def rc_file(place: Path, user: str) -> Iterator[Path]:
     """What a script makes that root himself put into the user's ~/.ssh/rc."""
