@@ -14,6 +14,7 @@ from tests.support.door_client import DoorClient
 from tests.support.network_side import SERIAL, NetworkSide
 from tests.support.process import PtyProcess, run
 from tests.support.sshd import SshServer, why_not
+from tests.support.vendor import REFUSAL
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -21,15 +22,6 @@ OPERATOR = f"lunash-a{os.getpid()}"  # who is `admin` on the appliance
 STRANGER = f"lunash-b{os.getpid()}"  # who has no account there
 GROUP = f"lunash-g{os.getpid()}"
 PROMPT = b"[local_host] lunash:>"
-
-# SafeNet Network HSM 6.3, LunaSH command reference, token backup factoryreset.
-REFUSAL = b"""
-Error:  'token factoryReset' can only be run from the local
-console. Login as 'admin' using the serial port on
-the SafeNet Network HSM before running this command.
-
-Command Result : 0 (Success)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +85,7 @@ async def test_list_shows_what_is_plugged_in(server: SshServer, side: NetworkSid
 )
 async def test_reset_is_refused_to_the_letter(server: SshServer, side: NetworkSide, command: str) -> None:
     """The reset is refused before any argument is looked at, in the vendor's words; no device is looked for."""
-    assert await run(*server.ssh(OPERATOR, command)) == (1, REFUSAL, b"")
+    assert await run(*server.ssh(OPERATOR, command)) == (1, REFUSAL.encode(), b"")
     assert side.manager.wanted == []
     [result] = side.records("result")
     assert (result["actor"], result["outcome"]) == ("admin", "refused")
@@ -113,7 +105,7 @@ async def test_interactive_session(server: SshServer, side: NetworkSide) -> None
         await person.expect(PROMPT)
         person.type(b"token backup factoryReset\r")
         refusal = await person.expect(PROMPT)
-        assert refusal == b"token backup factoryReset\r\n" + REFUSAL.replace(b"\n", b"\r\n") + PROMPT
+        assert refusal == b"token backup factoryReset\r\n" + REFUSAL.encode().replace(b"\n", b"\r\n") + PROMPT
         person.type(b"exit\r")
         assert (await person.ended())[0] == 0
     assert side.manager.wanted == []
@@ -158,7 +150,7 @@ async def test_environment_changes_nothing(server: SshServer, side: NetworkSide)
     """No variable that a client sends makes a local console of it, or another person, or hides where it is."""
     variables = " ".join(f'{name}="{value}"' for name, value in FORGED.items())
     command = server.ssh(OPERATOR, "-o", f"SetEnv={variables}", f"token backup factoryReset -serial {SERIAL} -force")
-    assert await run(*command) == (1, REFUSAL, b"")
+    assert await run(*command) == (1, REFUSAL.encode(), b"")
     assert side.manager.wanted == []
     [result] = side.records("result")
     assert result["actor"] == "admin"
@@ -170,7 +162,7 @@ async def test_lunash_on_a_serial_terminal_is_the_network(server: SshServer, sid
     async with PtyProcess.start(server.folder / "shell", env=FORGED) as person:
         await person.expect(PROMPT)
         person.type(f"token backup factoryReset -serial {SERIAL} -force\r".encode())
-        assert REFUSAL.replace(b"\n", b"\r\n") in await person.expect(PROMPT)
+        assert REFUSAL.encode().replace(b"\n", b"\r\n") in await person.expect(PROMPT)
         person.type(b"\x04")
         assert await person.ended() == (0, b"")
     assert side.manager.wanted == []

@@ -13,17 +13,10 @@ import pytest
 from appliance.config import hostname_of_machine
 from tests.support.demo_process import DemoProcess
 from tests.support.person import PASSWORD, PROMPT, Person
+from tests.support.vendor import FAILURE, REFUSAL, SUCCESS
 
 RESET = "token backup factoryReset -serial 667788"
-SUCCESS = "\nCommand Result : 0 (Success)\n"
-FAILURE = "\nCommand Result : 65535 (Luna Shell execution)\n"
 PROMPT_HERE = f"[{hostname_of_machine()}] lunash:>"
-REFUSAL = (
-    "\nError:  'token factoryReset' can only be run from the local\n"
-    "console. Login as 'admin' using the serial port on\n"
-    "the SafeNet Network HSM before running this command.\n"
-    f"{SUCCESS}"
-)
 
 
 @pytest.fixture

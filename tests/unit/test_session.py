@@ -39,10 +39,9 @@ from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
 from tests.support.fake_manager import FakeManager, token
 from tests.support.fake_terminal import Answer, FakeTerminal
+from tests.support.vendor import FAILURE, REFUSAL, SUCCESS
 
 RESET = "token backup factoryReset -serial 667788"
-SUCCESS = "\nCommand Result : 0 (Success)\n"
-FAILURE = "\nCommand Result : 65535 (Luna Shell execution)\n"
 CAUTION = """
 CAUTION:  Are you sure you wish to reset this backup token to
           factory default settings? All data will be erased.
@@ -50,13 +49,6 @@ CAUTION:  Are you sure you wish to reset this backup token to
           Type 'proceed' to return the token to factory default, or
           'quit' to quit now.
           > """
-REFUSAL = """
-Error:  'token factoryReset' can only be run from the local
-console. Login as 'admin' using the serial port on
-the SafeNet Network HSM before running this command.
-
-Command Result : 0 (Success)
-"""
 
 
 class FakeStore:
