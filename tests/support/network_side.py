@@ -60,7 +60,7 @@ class NetworkSide:
         self.manager = CountingManager()
         self._state = state
         self._socket = socket
-        store = AccountStore.open(state / "accounts.json")
+        store = self._store = AccountStore.open(state / "accounts.json")
         self._audit = AuditLog.open(state / "audit.jsonl")
         self._services = Services(
             cast(Manager, self.manager),
@@ -85,6 +85,7 @@ class NetworkSide:
         finally:
             await side.door.close()
             side._audit.close()
+            side._store._changer.shutdown()  # a session that was cut off may have left it something to save
             _remove(socket, state)
 
     def records(self, *events: str) -> list[dict[str, Any]]:

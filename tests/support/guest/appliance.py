@@ -29,6 +29,7 @@ class Appliance:
         self.root = Ssh(self.machine.ssh_port, image.key, "root", folder)
         self.tokens = Tokens(folder / "tokens", self.root)
         self.first_login = ""  # what was shown
+        self._folder = folder
         self._line: socket.socket | None = None
         self._logged_in = False
 
@@ -111,11 +112,21 @@ class Appliance:
         self.root.run(f"systemctl kill --signal=KILL {UNIT}; systemctl restart {UNIT}")
         self.await_login()
 
+    # The network
+
+    def user(self, name: str) -> Ssh:
+        """Another user of the machine, with the key that root has."""
+        return Ssh(self.machine.ssh_port, self.machine.image.key, name, self._folder)
+
     # What there is to know
 
     def listed(self) -> list[str]:
         """The serial numbers in `token backup list`, on the terminal."""
-        return re.findall(r"Serial #: +(\S+)", self.log_in().run("token backup list"))
+        return _serials(self.log_in().run("token backup list"))
+
+    def listed_on_the_network(self) -> list[str]:
+        """The same as `lunash` shows it to root, whatever the terminal is busy with."""
+        return _serials(self.root.run("lunash -c 'token backup list'"))
 
     def plug(self, *names: str) -> None:
         """Plug tokens in, and wait until the console lists them and knows all of them."""
@@ -150,3 +161,7 @@ class Appliance:
                 (folder / name).write_text(self.root.run(command))
             except (CommandFailed, OSError, TimeoutError) as error:
                 (folder / name).write_text(f"not to be had: {error}\n")
+
+
+def _serials(shown: str) -> list[str]:
+    return re.findall(r"Serial #: +(\S+)", shown)
