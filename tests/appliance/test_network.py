@@ -40,7 +40,7 @@ def admin(booted: Appliance) -> Iterator[Ssh]:
     user = booted.user("admin")
     yield user
     user.hang_up()
-    booted.root.run("pkill --euid admin; userdel admin && rm -r /home/admin")
+    booted.root.run("home=~admin; pkill --euid admin; userdel admin && rm -r $home")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Self
 PROMPT = r"\[[a-zA-Z0-9\-_.]+\] lunash:>$"
 PASSWORD = "correct Horse 7 battery"  # noqa: S105  of a simulated appliance
 _PATIENCE = 60.0  # seconds; a bound for a machine that is busy, not a wait
+_PIECE = 256  # bytes that a terminal line surely takes at once when it takes any
 
 
 class Person:
@@ -32,17 +33,34 @@ class Person:
         """Type as it stands."""
         os.write(self._fd, text.encode())
 
+    def send(self, data: bytes) -> None:
+        """Send bytes, however many, and take in what comes back meanwhile."""
+        while data:
+            readable, writable, _ = select.select([self._fd], [self._fd], [], _PATIENCE)
+            assert readable or writable, f"{len(data)} bytes were not taken"
+            if readable:
+                self._receive()
+            if writable:
+                data = data[os.write(self._fd, data[:_PIECE]) :]
+
+    def sees_nothing_for(self, seconds: float) -> bool:
+        """Whether nothing comes in that time."""
+        return not select.select([self._fd], [], [], seconds)[0]
+
     def read_until(self, pattern: str) -> str:
         """What is shown up to and with `pattern`, line ends as ``\\n``."""
         deadline = time.monotonic() + _PATIENCE
         while (match := re.search(pattern, self._screen)) is None:
             ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"{pattern!r} did not come; the screen: {self._screen!r}"
-            received = os.read(self._fd, 4096)
-            assert received, f"hung up; the screen: {self._screen!r}"
-            self._screen += received.decode("latin-1").replace("\r", "")
+            self._receive()
         shown, self._screen = self._screen[: match.end()], self._screen[match.end() :]
         return shown
+
+    def _receive(self) -> None:
+        received = os.read(self._fd, 4096)
+        assert received, f"hung up; the screen: {self._screen!r}"
+        self._screen += received.decode("latin-1").replace("\r", "")
 
     def run(self, line: str) -> str:
         """Type one command at the prompt; everything from its echo to the next prompt."""

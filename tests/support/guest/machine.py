@@ -12,7 +12,6 @@ from typing import Any
 from tests.support.guest.image import CONSOLE, Image
 
 BOUND = 120.0  # seconds; for a start of the machine on a host that is busy
-GAP = 0.05  # seconds around a BREAK: QEMU loses a character that is sent in the same instant
 
 # `max` breaks mount namespaces in the guest under software emulation.
 _CPU = "Nehalem"
@@ -63,7 +62,7 @@ class Machine:
         return self._qemu is not None and self._qemu.poll() is None
 
     def send_break(self) -> None:
-        """A BREAK on the terminal's line."""
+        """A BREAK on the terminal's line. A character that is on its way in the same instant may be lost."""
         self._qmp("chardev-send-break", id="terminal")
 
     def _command(self, disk: Path) -> list[str]:
