@@ -134,7 +134,7 @@ class Daemon:
         await self._open_door()
         await self._getty.opened.wait()
         systemd.notify(READY=1, STATUS=self._status())
-        _log.info("ready", port=self._config.line.port, tokens=len(self._manager.devices(HsmClass.BACKUP)))
+        _log.info("ready", port=self._config.line.port)
         await self._feed_watchdog()
 
     async def _feed_watchdog(self) -> None:
@@ -163,9 +163,10 @@ class Daemon:
         return Session(terminal, account, origin, where, self._services)
 
     def _status(self) -> str:
-        attached = len(self._manager.devices(HsmClass.BACKUP))
+        backup, pki = (len(self._manager.devices(hsm_class)) for hsm_class in (HsmClass.BACKUP, HsmClass.PKI))
         unfinished = len(self._manager.interrupted())
-        return f"Console on {self._config.line.port}. Backup tokens: {attached}. Interrupted resets: {unfinished}."
+        tokens = f"Backup tokens: {backup}. PKI tokens: {pki}."
+        return f"Console on {self._config.line.port}. {tokens} Interrupted resets: {unfinished}."
 
     def _patience_usec(self) -> int:
         """How long the end may take: a reset that runs is not cut short."""

@@ -22,7 +22,7 @@ LONGEST_STRING = 126  # characters in a USB string descriptor: 255 bytes, less t
 MOST_PER_TICK = 256  # events taken from the kernel before the loop may do something else
 UDEV_CONTROL = Path("/run/udev/control")  # what libudev itself goes by (sd-device: device-monitor.c)
 NETLINK_SOCKETS = Path("/proc/self/net/netlink")  # those of this network namespace
-PROPERTIES = ("BUSNUM", "DEVNUM", "USEC_INITIALIZED", "ID_SERIAL_SHORT", "DEVPATH_OLD")
+PROPERTIES = ("BUSNUM", "DEVNUM", "USEC_INITIALIZED", "ID_SERIAL_SHORT", "DEVPATH_OLD", "HSM_CLASS")
 
 _log = get_logger(__name__)
 
@@ -247,6 +247,7 @@ def read_attachment(sys_path: str, properties: Mapping[str, str]) -> Attachment 
             usb_serial=_attribute(folder, "serial") or properties.get("ID_SERIAL_SHORT", "")[:LONGEST_STRING],
             manufacturer=_attribute(folder, "manufacturer"),
             product=_attribute(folder, "product"),
+            class_mark=properties.get("HSM_CLASS", ""),
         )
     except ValueError as error:
         _log.info("usb device ignored", sys_path=sys_path, reason=str(error))

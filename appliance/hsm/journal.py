@@ -14,7 +14,7 @@ from typing import Self
 
 from appliance.errors import StateError
 from appliance.files import write_atomically
-from appliance.hsm.model import Intent
+from appliance.hsm.model import HsmClass, Intent
 
 _VERSION = 1
 _KEYS = {field.name for field in fields(Intent)}
@@ -95,4 +95,4 @@ def _intent(record: object) -> Intent:
         raise ValueError(f"an intent must have the keys {', '.join(sorted(_KEYS))}")
     if not all(isinstance(value, str) for value in record.values()):
         raise ValueError("the values of an intent must be strings")
-    return Intent(**record)
+    return Intent(**{**record, "hsm_class": HsmClass(record["hsm_class"])})

@@ -37,7 +37,7 @@ class Attachment:
     """One plug-in of one USB device, from udev `add` to `remove`.
 
     Two attachments are equal only when they are the same plug-in: the same device plugged in again has another
-    address or another `initialized` time. All strings come from the device and are untrusted.
+    address or another `initialized` time. All strings but the mark come from the device and are untrusted.
     """
 
     sys_path: str
@@ -49,6 +49,7 @@ class Attachment:
     usb_serial: str = ""  # iSerial as the device gives it, "" when it has none
     manufacturer: str = ""
     product: str = ""
+    class_mark: str = ""  # udev's property HSM_CLASS, by which the administrator says what the device is for
 
     @property
     def usb_id(self) -> str:
@@ -82,6 +83,7 @@ class Intent:
 
     serial: str
     family: str
+    hsm_class: HsmClass
     usb_id: str
     usb_serial: str
     begun: str  # UTC, ISO 8601, to the second

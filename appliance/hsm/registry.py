@@ -61,7 +61,7 @@ class Registry:
         """Note what a device said, or why it said nothing; None if it is not attached any more."""
         if self.at(attachment) is None:
             return None
-        device = Device(attachment, family, self._class_of(family, serial), serial, probe, problem)
+        device = Device(attachment, family, self._class_of(attachment, family, serial), serial, probe, problem)
         self._devices[attachment.sys_path] = device
         return device
 
@@ -106,7 +106,9 @@ class Registry:
             return Changes(vanished)
         driver = nominees[0]
         serial = driver.serial_from_usb(attachment)
-        self._devices[path] = Device(attachment, driver.family, self._class_of(driver.family, serial), serial)
+        self._devices[path] = Device(
+            attachment, driver.family, self._class_of(attachment, driver.family, serial), serial
+        )
         return Changes(vanished, (self._devices[path],))
 
     def _unplug(self, sys_path: str) -> Changes:
@@ -118,7 +120,8 @@ class Registry:
         wanted = self.driver(device.family).normalise(serial)
         return wanted != "" and wanted == device.serial
 
-    def _class_of(self, family: str, serial: str) -> HsmClass:
+    def _class_of(self, attachment: Attachment, family: str, serial: str) -> HsmClass:
+        """What a device is for, by its serial number in the configuration or by udev's mark; else a backup."""
         normalise = self.driver(family).normalise
-        is_pki = serial != "" and serial in {normalise(configured) for configured in self._pki_serials}
-        return HsmClass.PKI if is_pki else HsmClass.BACKUP
+        configured = serial != "" and serial in {normalise(other) for other in self._pki_serials}
+        return HsmClass.PKI if configured or attachment.class_mark == HsmClass.PKI else HsmClass.BACKUP

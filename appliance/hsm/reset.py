@@ -125,6 +125,7 @@ class Reset:
         intent = Intent(
             serial=self._device.serial,
             family=self._device.family,
+            hsm_class=self._device.hsm_class,
             usb_id=attachment.usb_id,
             usb_serial=attachment.usb_serial,
             begun=self._now().astimezone(UTC).isoformat(timespec="seconds"),

@@ -84,7 +84,7 @@ class Session:
             await self._terminal.write(
                 f"WARNING:  The factory reset of token {text.shown(intent.serial)} was interrupted.\n"
                 "          With the token attached, complete it by\n"
-                f"          token backup factoryReset -serial {text.shown(intent.serial)}\n\n"
+                f"          token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}\n\n"
             )
         await self._terminal.write("Command Result: 0 (Success)\n")
 

@@ -16,7 +16,7 @@ def test_the_terminal_shows_the_login(appliance: Appliance) -> None:
 def test_systemd_says_what_runs(appliance: Appliance) -> None:
     """The unit is active, `systemctl status` shows the daemon's own line, and no unit of the system has failed."""
     assert appliance.property("ActiveState") == "active"
-    status = f"Console on /dev/{TERMINAL}. Backup tokens: 0. Interrupted resets: 0."
+    status = f"Console on /dev/{TERMINAL}. Backup tokens: 0. PKI tokens: 0. Interrupted resets: 0."
     assert f'Status: "{status}"' in appliance.root.run(f"systemctl status {UNIT}")
     assert appliance.root.run("systemctl --failed --plain --no-legend") == ""
 

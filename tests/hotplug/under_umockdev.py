@@ -49,10 +49,12 @@ class Machine:
             seen.append(event)
         return seen
 
-    def plug(self, port: str = "1-1", address: int = 5, **other: bytes | str) -> str:
-        """Plug a device in; `other` are attributes, those of an HSM if none are given."""
+    def plug(self, port: str = "1-1", address: int = 5, mark: str = "", **other: bytes | str) -> str:
+        """Plug a device in; `other` are attributes, those of an HSM if none are given; `mark` is udev's."""
         attributes = {"busnum": "1", "devnum": str(address), "idVendor": "234b", "idProduct": "0000", "serial": "A1"}
         udev = {"BUSNUM": "001", "DEVNUM": f"{address:03}", "USEC_INITIALIZED": str(1000 + address)}
+        if mark:
+            udev["HSM_CLASS"] = mark
         return self.bed.add(port, {**attributes, **other}, {"DEVTYPE": "usb_device", "ID_SERIAL_SHORT": "A1", **udev})
 
 
@@ -93,6 +95,18 @@ async def test_the_first_event_is_what_is_there(machine: Machine) -> None:
         Attachment("/sys/devices/1-1.4", 1, 6, 1006, 0x20A0, 0x4211, "A1"),
     ]
     assert machine.source.deaf() == ""
+
+
+async def test_the_administrators_mark_is_read(machine: Machine) -> None:
+    """What a udev rule says the device is for comes with it, at the first scan and at a plug."""
+    machine.plug("1-1", 5, mark="pki")
+    first = await machine.start()
+    assert isinstance(first, Rescan)
+    machine.plug("1-2", 6, mark="pki")
+    came = await machine.next()
+    assert isinstance(came, Plugged)
+
+    assert [found.class_mark for found in (*first.attachments, came.attachment)] == ["pki", "pki"]
 
 
 async def test_nothing_plugged_in_is_an_empty_scan(machine: Machine) -> None:
@@ -160,7 +174,7 @@ async def test_a_re_enumeration_is_another_attachment(machine: Machine) -> None:
 )
 async def test_a_device_with_a_spoilt_id_is_ignored(machine: Machine, spoilt: dict[str, bytes | str]) -> None:
     """What cannot be understood costs its own device and no other."""
-    machine.plug("1-1", 5, **spoilt)
+    machine.plug("1-1", 5, "", **spoilt)
     machine.plug("1-2", 6)
 
     assert await machine.start() == Rescan((attachment("1-2", 6),))

@@ -20,7 +20,7 @@ from appliance.errors import (
     StateError,
 )
 from appliance.hsm.journal import Journal, NoJournal
-from appliance.hsm.model import HsmState, Intent, Outcome
+from appliance.hsm.model import HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken, attachment
 from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
@@ -226,7 +226,18 @@ async def test_an_interrupted_reset_survives_the_manager(build: Build) -> None:
 async def test_a_reset_under_the_name_on_usb_is_completed_under_the_serial(build: Build, tmp_path: Path) -> None:
     """Killed after ACTIVATE FILE, it is shown with its token, and not with one in use that looks alike."""
     journal = Journal.open(tmp_path / "pending.json")
-    journal.begin(Intent("EMULATED", "fake", "f055:0001", "EMULATED", "2026-01-30T11:24:00+00:00", "admin", "Console"))
+    journal.begin(
+        Intent(
+            "EMULATED",
+            "fake",
+            HsmClass.BACKUP,
+            "f055:0001",
+            "EMULATED",
+            "2026-01-30T11:24:00+00:00",
+            "admin",
+            "Console",
+        )
+    )
     made = build(journal=journal)
     made.source.plug(replace(HERE, usb_serial="EMULATED"), FakeToken("A1", HsmState.ZEROIZED, alias="EMULATED"))
     made.source.plug(replace(THERE, usb_serial="EMULATED"), FakeToken("B2", alias="EMULATED"))

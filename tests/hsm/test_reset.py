@@ -27,7 +27,7 @@ from tests.support.fake_driver import FakeDriver, FakeToken, attachment, refused
 
 NOW = datetime(2026, 1, 30, 11, 24, 0, 500, UTC)
 HERE = attachment("1-1.4", 5, "A1")
-INTENT = Intent("A1", "fake", "f055:0001", "A1", "2026-01-30T11:24:00+00:00", "admin", "Console")
+INTENT = Intent("A1", "fake", HsmClass.BACKUP, "f055:0001", "A1", "2026-01-30T11:24:00+00:00", "admin", "Console")
 DONE = Report(Outcome.DONE, "", "A1")
 
 

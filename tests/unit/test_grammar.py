@@ -126,7 +126,7 @@ def test_an_ambiguous_word_names_its_candidates() -> None:
         ("", ["exit", "help", "my", "token"]),
         ("to", ["token"]),
         ("TO", ["token"]),
-        ("token ", ["backup"]),
+        ("token ", ["backup", "pki"]),
         ("token backup ", ["factoryReset", "list", "show"]),
         ("t b fac", ["factoryReset"]),
         ("token backup factoryReset ", ["-serial", "-force"]),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from appliance.errors import StateError
 from appliance.hsm.journal import Journal, NoJournal
-from appliance.hsm.model import Intent
+from appliance.hsm.model import HsmClass, Intent
 
-ONE = Intent("A1", "fake", "f055:0001", "USB 1", "2026-01-30T11:24:00+00:00", "admin", "Console")
+ONE = Intent("A1", "fake", HsmClass.BACKUP, "f055:0001", "USB 1", "2026-01-30T11:24:00+00:00", "admin", "Console")
 TWO = replace(ONE, serial="B2")
 SAME_SERIAL = replace(ONE, family="other")
 AGAIN = replace(ONE, begun="2026-01-31T00:00:00+00:00")
@@ -55,7 +55,7 @@ def test_what_is_pending_survives(
     assert list(Journal.open(path).pending()) == pending
 
 
-@given(st.builds(Intent, *[st.text()] * 7))
+@given(st.builds(Intent, st.text(), st.text(), st.sampled_from(HsmClass), *[st.text()] * 5))
 def test_any_string_survives(tmp_path_factory: pytest.TempPathFactory, intent: Intent) -> None:
     """Strings come from devices: whatever they hold is read back as it was."""
     path = tmp_path_factory.mktemp("journal") / "pending.json"

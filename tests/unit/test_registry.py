@@ -169,6 +169,14 @@ def test_a_pki_token_is_found_as_one() -> None:
         inventory.find("B2", HsmClass.PKI)
 
 
+def test_udevs_mark_makes_a_pki_token() -> None:
+    """A device that a udev rule of the administrator marks is a PKI token; another mark means nothing."""
+    marks = [replace(HERE, class_mark="pki"), replace(THERE, class_mark="builtin")]
+    inventory = registry(*map(Plugged, marks))
+
+    assert [device.hsm_class for device in inventory.all()] == [HsmClass.PKI, HsmClass.BACKUP]
+
+
 def test_a_blank_pki_serial_is_nobody() -> None:
     """An empty entry of the configuration does not make every device without a serial a PKI token."""
     inventory = registry(Plugged(attachment(usb_serial="")), pki=("", "  "))

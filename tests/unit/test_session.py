@@ -34,7 +34,7 @@ from appliance.errors import (
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
-from appliance.shell.commands import token_backup
+from appliance.shell.commands import token as token_commands
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
 from tests.support.fake_manager import FakeManager, token
@@ -187,8 +187,8 @@ async def test_a_hangup_at_the_question_touches_nothing() -> None:
     assert shell.manager.resets == []
 
 
-def frame(code: str, sentence: str) -> str:
-    return f"\n\nError:  'token backup factoryReset' failed. ({code})\n\nError:  {sentence}\n\n{FAILURE}"
+def frame(code: str, sentence: str, command: str = "token backup factoryReset") -> str:
+    return f"\n\nError:  '{command}' failed. ({code})\n\nError:  {sentence}\n\n{FAILURE}"
 
 
 UNKNOWN = (
@@ -197,11 +197,14 @@ UNKNOWN = (
 )
 
 
+NOT_BACKUP = "Specified token is a PKI token, not a backup token.\n        Use the commands of 'token pki' for it."
+
+
 @pytest.mark.parametrize(
     ("problem", "code", "sentence"),
     [
         (UnknownSerial("1"), *UNKNOWN),
-        (WrongClass("1"), UNKNOWN[0], "Specified token is not a backup token."),
+        (WrongClass("1"), UNKNOWN[0], NOT_BACKUP),
         (
             AmbiguousSerial("1"),
             "70000 : CKR_ARGUMENTS_BAD",
@@ -342,7 +345,7 @@ async def test_a_token_that_cannot_be_reset_is_refused_unasked() -> None:
 
 async def test_a_long_reset_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the console says that the reset is at work, and which step it is at."""
-    monkeypatch.setattr(token_backup, "_PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(token_commands, "_PROGRESS_AFTER", 0.0)
 
     async def until_shown() -> None:
         async with asyncio.timeout(10):
@@ -479,7 +482,7 @@ async def test_an_empty_list_says_so() -> None:
 
 async def test_a_token_that_hangs_keeps_no_command_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one token does not answer, the list is shown after a moment, with the others and with what it lacks."""
-    monkeypatch.setattr(token_backup, "_SETTLING", 0.0)
+    monkeypatch.setattr(token_commands, "_SETTLING", 0.0)
     shell = Shell(FakeManager([token(), token("1", probe=None)]))
     shell.manager.hanging.clear()
 
@@ -489,7 +492,7 @@ async def test_a_token_that_hangs_keeps_no_command_waiting(monkeypatch: pytest.M
     assert "   State:                              unknown\n   Problem:                            it has not" in screen
 
 
-INTENT = Intent("667788", "openpgp", "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
+INTENT = Intent("667788", "openpgp", HsmClass.BACKUP, "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
 
 
 async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
@@ -501,6 +504,65 @@ async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
         assert screen.count("INTERRUPTED\n   Begun:                              2026-01-30T11:24:00Z by admin\n") == 1
         assert "token backup factoryReset -serial 667788" in screen
     assert "State:                              not attached" in absent
+
+
+def pki_token() -> FakeManager:
+    """One PKI token, and a backup token whose reset was interrupted."""
+    return FakeManager([token("P9", hsm_class=HsmClass.PKI), token("B1", interrupted=INTENT)], [INTENT])
+
+
+async def test_each_class_lists_its_own() -> None:
+    """`token pki` never shows a backup token or its interrupted reset, `token backup` never a PKI token."""
+    pki = await Shell(pki_token()).command("token pki list")
+    backup = await Shell(pki_token()).command("token backup list")
+
+    assert re.findall(r"Serial #: +(\w+)", pki) == ["P9"]
+    assert "Class:                              pki\n" in pki
+    assert "INTERRUPTED" not in pki
+    assert re.findall(r"Serial #: +(\w+)", backup) == ["B1"]
+
+
+async def test_no_pki_token() -> None:
+    """An empty list says of which class."""
+    assert await Shell(FakeManager([])).command("token pki list") == f"\n\nNo PKI tokens are attached.\n{SUCCESS}"
+
+
+async def test_a_pki_token_is_reset_like_a_backup_token() -> None:
+    """The same dialogue with the other word, and the same service under it."""
+    shell = Shell(pki_token())
+    screen = await shell.command("token pki factoryReset -serial P9", "proceed")
+
+    assert screen.startswith(CAUTION.replace("backup token", "PKI token"))
+    assert screen.endswith(f"'token pki factoryReset' successful.\n{SUCCESS}")
+    assert shell.manager.resets == [("P9", "admin", "Console")]
+
+
+async def test_the_other_kinds_serial_is_told_so() -> None:
+    """A backup token's serial number under `token pki` gets a sentence that says what it is and where to go."""
+    shell = Shell(FakeManager(problem=WrongClass("667788")))
+
+    assert await shell.command("token pki factoryReset -serial 667788 -force") == frame(
+        UNKNOWN[0],
+        "Specified token is a backup token, not a PKI token.\n        Use the commands of 'token backup' for it.",
+        command="token pki factoryReset",
+    )
+
+
+async def test_the_network_resets_no_pki_token() -> None:
+    """The refusal names the command."""
+    shell = Shell(pki_token(), origin=Origin.NETWORK)
+
+    assert await shell.command("token pki factoryReset -serial P9") == REFUSAL.replace(
+        "token factoryReset", "token pki factoryReset"
+    )
+    assert shell.manager.resets == []
+
+
+async def test_an_interrupted_pki_reset_names_its_command() -> None:
+    """What completes it is the command of its class."""
+    intent = replace(INTENT, hsm_class=HsmClass.PKI)
+
+    assert "token pki factoryReset -serial 667788" in await Shell(FakeManager([], [intent])).command("token pki list")
 
 
 async def test_show_tells_everything_of_one_token() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An appliance to play with: boot it and say how to reach it, until Ctrl-C. ``python -m tests.support.guest``"""
+"""An appliance to play with boots, says how to reach it, and runs until Ctrl-C: ``python -m tests.support.guest``."""
 
 import shlex
 import signal

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`token backup`: the backup HSMs on the appliance's own USB ports."""
+"""`token backup` and `token pki`: the HSMs on the appliance's own USB ports.
+
+The two see and manage each their own class of devices and never the other's (Luna SA 5.3, 6.0, managing PKI).
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from appliance.accounts.store import Role
 from appliance.errors import (
@@ -40,7 +44,7 @@ _UNFINISHED = (
     "Unplug it, plug it in again and run this command again."
 )
 _CAUTION = """\
-CAUTION:  Are you sure you wish to reset this backup token to
+CAUTION:  Are you sure you wish to reset this {kind} token to
           factory default settings? All data will be erased.
 
           Type 'proceed' to return the token to factory default, or
@@ -48,24 +52,38 @@ CAUTION:  Are you sure you wish to reset this backup token to
 """
 
 
-async def _list(call: Invocation) -> Reply:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One class of tokens, and the words for it."""
+
+    hsm_class: HsmClass
+    title: str  # as it stands in a sentence: "a backup token"
+    refused_as: str  # what the refusal on the network calls the reset
+
+
+_BACKUP = _Kind(HsmClass.BACKUP, "backup", "token factoryReset")  # the vendor leaves "backup" out
+_PKI = _Kind(HsmClass.PKI, "PKI", "token pki factoryReset")
+
+
+async def _list(kind: _Kind, call: Invocation) -> Reply:
     manager = call.services.manager
     await _settled(manager)
-    devices = manager.devices(HsmClass.BACKUP)
+    devices = manager.devices(kind.hsm_class)
     attached = {device.serial for device in devices}
     attached |= {device.interrupted.serial for device in devices if device.interrupted}
     blocks = [_block(device) for device in devices]
-    blocks += [_absent(intent) for intent in manager.interrupted() if intent.serial not in attached]
-    await call.terminal.write("\n" + ("\n".join(blocks) if blocks else "No backup tokens are attached.\n"))
+    intents = (intent for intent in manager.interrupted() if intent.hsm_class is kind.hsm_class)
+    blocks += [_absent(intent) for intent in intents if intent.serial not in attached]
+    await call.terminal.write("\n" + ("\n".join(blocks) if blocks else f"No {kind.title} tokens are attached.\n"))
     return SUCCESS
 
 
-async def _show(call: Invocation) -> Reply:
+async def _show(kind: _Kind, call: Invocation) -> Reply:
     await _settled(call.services.manager)
     try:
-        device = call.services.manager.find(call.options["serial"], HsmClass.BACKUP)
+        device = call.services.manager.find(call.options["serial"], kind.hsm_class)
     except ApplianceError as problem:
-        return await _fail(call, problem)
+        return await _fail(kind, call, problem)
     attachment = device.attachment
     more = [*(device.probe.details if device.probe else ())]
     more += [
@@ -79,19 +97,19 @@ async def _show(call: Invocation) -> Reply:
     return SUCCESS
 
 
-async def _factory_reset(call: Invocation) -> Reply:
+async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     manager, serial = call.services.manager, call.options["serial"]
     device: Device | None = None
     await _settled(manager)
     try:
-        device = manager.find(serial, HsmClass.BACKUP)
+        device = manager.find(serial, kind.hsm_class)
         if device.probe is None:  # it may have been freed, or have come to itself, since it was asked
             await manager.refresh(device)
-            device = manager.find(serial, HsmClass.BACKUP)
+            device = manager.find(serial, kind.hsm_class)
         if device.probe and device.probe.obstacle:
             raise ResetUnsupported(device.probe.obstacle)
         if "force" not in call.options:
-            stopped = await _confirm(call)
+            stopped = await _confirm(kind, call)
             if stopped is not None:
                 return stopped
         async with _progress(call.terminal) as progress:
@@ -99,7 +117,7 @@ async def _factory_reset(call: Invocation) -> Reply:
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
             raise
-        return await _fail(call, problem, begun=device is not None and manager.begun(device.serial))
+        return await _fail(kind, call, problem, begun=device is not None and manager.begun(device.serial))
     if report.outcome is Outcome.DONE:
         await call.terminal.write(f"'{call.command}' successful.\n")
         return SUCCESS
@@ -121,9 +139,9 @@ async def _settled(manager: Manager) -> None:
             await manager.settled()
 
 
-async def _confirm(call: Invocation) -> Reply | None:
+async def _confirm(kind: _Kind, call: Invocation) -> Reply | None:
     """Ask for `proceed`; None when it was typed, else the reply that ends the command."""
-    await call.terminal.write(_CAUTION)
+    await call.terminal.write(_CAUTION.format(kind=kind.title))
     why: str
     try:
         answer = await call.terminal.readline("          > ")
@@ -198,7 +216,9 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
     if problem:
         pairs.append(("Problem", text.shown(problem, 160)))
     if device.interrupted:
-        pairs += _interrupted(replace(device.interrupted, serial=device.serial))  # it may have had another name then
+        pairs += _interrupted(
+            replace(device.interrupted, serial=device.serial, hsm_class=device.hsm_class)
+        )  # as it is called now
     return text.fields("Token Details", (*pairs, *more))
 
 
@@ -212,27 +232,29 @@ def _interrupted(intent: Intent) -> list[tuple[str, str]]:
     return [
         ("Factory Reset", "INTERRUPTED"),
         ("Begun", f"{intent.begun} by {text.shown(intent.actor, 12)}"),
-        ("To complete it", f"token backup factoryReset -serial {text.shown(intent.serial)}"),
+        ("To complete it", f"token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}"),
     ]
 
 
-async def _fail(call: Invocation, problem: ApplianceError, *, begun: bool = False) -> Reply:
+async def _fail(kind: _Kind, call: Invocation, problem: ApplianceError, *, begun: bool = False) -> Reply:
     """Say what went wrong; `begun` is for a token of which an earlier reset has no outcome yet."""
-    code, sentence = _explain(problem)
+    code, sentence = _explain(kind, problem)
     if begun and isinstance(problem, DeviceError):
         code, sentence = text.DEVICE_ERROR, _UNFINISHED
     await call.terminal.write(text.failed(call.command, code, sentence))
     return replace(FAILURE, note=f"{type(problem).__name__}: {problem}")
 
 
-def _explain(problem: ApplianceError) -> tuple[str, str]:
+def _explain(kind: _Kind, problem: ApplianceError) -> tuple[str, str]:
     """The code and the sentence for what went wrong before anything was destroyed."""
     match problem:
         case UnknownSerial():
-            hint = "Use 'token backup list' to list all available tokens."
+            hint = f"Use 'token {kind.hsm_class} list' to list all available tokens."
             return text.NOT_IN_LIST, f"Specified token does not exist.\n{hint}"
         case WrongClass():
-            return text.NOT_IN_LIST, "Specified token is not a backup token."
+            other = _PKI if kind is _BACKUP else _BACKUP
+            hint = f"Use the commands of 'token {other.hsm_class}' for it."
+            return text.NOT_IN_LIST, f"Specified token is a {other.title} token, not a {kind.title} token.\n{hint}"
         case AmbiguousSerial():
             return text.ARGUMENTS_BAD, "More than one attached token has this serial number."
         case AttachmentChanged() | DeviceGone():
@@ -259,21 +281,35 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
 _SERIAL = Option("-serial", "-s", "Specifies the token serial number.", "<serialnum>", required=True)
 _FORCE = Option("-force", "-f", "Force the action without prompting.")
 
-GROUP = Group(
-    "backup",
-    "b",
-    "Backup HSMs that are attached to this appliance",
-    (
-        Command(
-            "factoryReset",
-            "f",
-            "Reset a backup token to factory default settings",
-            _factory_reset,
-            options=(_SERIAL, _FORCE),
-            roles=frozenset({Role.ADMIN}),
-            console_only_as="token factoryReset",
+
+def _group(kind: _Kind, short: str, description: str) -> Group:
+    title = kind.title
+    return Group(
+        str(kind.hsm_class),
+        short,
+        description,
+        (
+            Command(
+                "factoryReset",
+                "f",
+                f"Reset a {title} token to factory default settings",
+                partial(_factory_reset, kind),
+                options=(_SERIAL, _FORCE),
+                roles=frozenset({Role.ADMIN}),
+                console_only_as=kind.refused_as,
+            ),
+            Command("list", "l", f"List the {title} tokens that are attached", partial(_list, kind)),
+            Command("show", "s", f"Show one {title} token", partial(_show, kind), options=(_SERIAL,)),
         ),
-        Command("list", "l", "List the backup tokens that are attached", _list),
-        Command("show", "s", "Show one backup token", _show, options=(_SERIAL,)),
+    )
+
+
+GROUP = Group(
+    "token",
+    "t",
+    "Commands for external HSMs on USB",
+    (
+        _group(_BACKUP, "b", "Backup HSMs that are attached to this appliance"),
+        _group(_PKI, "p", "PKI tokens that are attached to this appliance"),
     ),
 )
