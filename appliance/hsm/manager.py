@@ -26,7 +26,7 @@ from appliance.errors import (
 from appliance.hsm.drivers import Driver, Progress
 from appliance.hsm.hotplug import Event, HotplugSource, Rescan
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import Attachment, Device, HsmClass, Intent, Outcome, Probe
+from appliance.hsm.model import Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, suggested_serial
 from appliance.hsm.worker import in_thread
@@ -132,8 +132,12 @@ class Manager:
         if self._registry.learn(attachment, driver.family, serial, probe=probe) is None:
             raise AttachmentChanged(device.serial)  # while it was asked
 
-    async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
-        """Reset exactly the attachment that was shown. Cancelling the caller does not stop a reset that has begun.
+    async def factory_reset(
+        self, device: Device, *, actor: str, origin: str, progress: Progress, secret: Secret | None = None
+    ) -> Report:
+        """Reset exactly the attachment that was shown, with the secret that its probe asks for.
+
+        Cancelling the caller does not stop a reset that has begun.
 
         Raises `AttachmentChanged` or `AmbiguousSerial`, a `DeviceError` or `StateError` before anything was destroyed;
         afterwards there is always a report.
@@ -147,7 +151,9 @@ class Manager:
             raise AttachmentChanged(device.serial)
         self._registry.find(device.serial, device.hsm_class)  # still the only one
         driver = self._registry.driver(current.family)
-        reset = Reset(current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now)
+        reset = Reset(
+            current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now, secret=secret
+        )
         call = self._begin(attachment, partial(reset.run, progress))
         call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))

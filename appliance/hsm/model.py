@@ -62,6 +62,28 @@ class Attachment:
         return self.sys_path.rpartition("/")[2]
 
 
+class Secret:
+    """A PIN or password on its way from the person to the device. Nothing that shows values shows its text."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "Secret()"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a device wants to be given before it resets itself."""
+
+    name: str  # for people, as in "the SO PIN of this token"
+    pattern: str  # a regular expression that every one of them matches as a whole
+    form: str  # the same for people, as in "The SO PIN has 16 hexadecimal digits."
+    tries_left: int | None = None  # how many wrong ones it takes before it takes none; None when that is not known
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What a device said of itself in its own protocol, on one open connection."""
@@ -75,6 +97,7 @@ class Probe:
     details: tuple[tuple[str, str], ...] = ()  # further lines for `token backup show`: name, value
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
+    credential: Credential | None = None  # None when a factory reset needs none
 
 
 @dataclass(frozen=True, slots=True)

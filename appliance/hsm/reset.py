@@ -11,10 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from appliance.audit import AuditLog
-from appliance.errors import DeviceError, DeviceRefused, DeviceTimeout, ResetUnsupported, SerialMismatch, StateError
+from appliance.errors import (
+    DeviceError,
+    DeviceRefused,
+    DeviceTimeout,
+    ResetUnsupported,
+    SecretRefused,
+    SerialMismatch,
+    StateError,
+)
 from appliance.hsm.drivers import Connection, Driver, Progress
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import Attachment, Device, HsmState, Intent, Outcome, Probe
+from appliance.hsm.model import Attachment, Device, HsmState, Intent, Outcome, Probe, Secret
 from appliance.log import get_logger
 
 _log = get_logger(__name__)
@@ -52,6 +60,7 @@ class Reset:
         actor: str,
         origin: str,
         now: Callable[[], datetime],
+        secret: Secret | None = None,
     ) -> None:
         self._device = device
         self._driver = driver
@@ -60,6 +69,7 @@ class Reset:
         self._actor = actor
         self._origin = origin
         self._now = now
+        self._secret = secret
         self._lock = threading.Lock()
         self._begun = False
         self._abandoned = False
@@ -84,7 +94,7 @@ class Reset:
                 checked = self._recheck(connection)
                 self._record_intent(checked)
                 before = checked
-                trouble = _command(connection, progress)
+                trouble = _command(connection, progress, self._secret)
                 progress("reading the token back")
                 after = _asked(connection)
         except DeviceError as problem:
@@ -112,6 +122,8 @@ class Reset:
             raise SerialMismatch(expected, found)
         if probe.obstacle:
             raise ResetUnsupported(probe.obstacle)
+        if probe.credential and self._secret is None:
+            raise DeviceError(f"it wants its {probe.credential.name}, and has not wanted it before")
         return probe
 
     def _record_intent(self, probe: Probe) -> None:
@@ -149,6 +161,8 @@ class Reset:
             return Report(Outcome.UNKNOWN, str(trouble), serial)
         if after.serial is not None and serial not in (after.serial, after.alias):
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
+        if isinstance(trouble, SecretRefused):  # a blank device may still have a PIN that its owner has set
+            return Report(Outcome.NOT_DONE, _with_tries(trouble, after), serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
         # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
@@ -197,13 +211,19 @@ class Reset:
         )
 
 
-def _command(connection: Connection, progress: Progress) -> DeviceError | None:
+def _command(connection: Connection, progress: Progress, secret: Secret | None) -> DeviceError | None:
     """Have the device destroy what it holds; what went wrong, if anything did."""
     try:
-        connection.factory_reset(progress)
+        connection.factory_reset(progress, secret)
     except DeviceError as problem:
         return problem
     return None
+
+
+def _with_tries(trouble: SecretRefused, after: Probe) -> str:
+    """What was refused, and how many tries are left now."""
+    left = after.credential.tries_left if after.credential else None
+    return str(trouble) if left is None else f"{trouble}; tries left: {left}"
 
 
 def _asked(connection: Connection) -> Probe | None:

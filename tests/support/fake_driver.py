@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.errors import DeviceGone, DeviceRefused, NotThisFamily
+from appliance.errors import DeviceGone, DeviceRefused, NotThisFamily, SecretRefused
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
-from appliance.hsm.model import Attachment, HsmState, Probe
+from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 
 VENDOR = 0xF055
 PRODUCT = 0x0001
@@ -39,6 +39,7 @@ class FakeToken:
     obstacle: str = ""
     alias: str = ""  # told once it is zeroized
     tries: int = 3
+    secret: str = ""  # what it wants to be given before it resets itself; "" for nothing
     stranger: bool = False
     hooks: dict[str, Hook] = field(default_factory=dict)  # by the name of the step, or "step n" for its n-th time
     always: Hook = lambda: None
@@ -94,15 +95,21 @@ class FakeConnection(Connection):
             state=token.state,
             model="Fake",
             firmware="1.0",
+            credential=Credential("SO PIN", "[0-9]{4}", "The SO PIN has 4 digits.", token.tries)
+            if token.secret
+            else None,
             obstacle=token.obstacle,
             details=(("Tries left", str(token.tries)),),
             alias=token.alias if token.state is HsmState.ZEROIZED else "",
             shortcomings=() if token.state is HsmState.ZEROIZED else ("there are keys",),
         )
 
-    def factory_reset(self, progress: Progress) -> None:
+    def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
         """Block and terminate unless that was done, then activate."""
         token = self._token
+        if token.secret and (secret is None or secret.text != token.secret):
+            token.tries -= 1
+            raise SecretRefused("the SO PIN is wrong", 0x6985)
         if token.state is not HsmState.TERMINATED:
             progress("blocking")
             token.reach("block")

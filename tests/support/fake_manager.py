@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from appliance.errors import UnknownSerial
 from appliance.hsm.drivers import Progress
-from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe
+from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe, Secret
 from appliance.hsm.reset import Report
 
 
@@ -45,6 +45,7 @@ class FakeManager:
     steps: tuple[str, ...] = ()
     during: Callable[[], Awaitable[None]] | None = None
     resets: list[tuple[str, str, str]] = field(default_factory=list)
+    secrets: list[str | None] = field(default_factory=list)  # that came with them
     looked: int = 0
     hanging: asyncio.Event = field(default_factory=_set)  # cleared: a device that does not answer is being asked
 
@@ -77,7 +78,10 @@ class FakeManager:
         if self.refreshed:
             self.attached = [self.refreshed]
 
-    async def factory_reset(self, device: Device, *, actor: str, origin: str, progress: Progress) -> Report:
+    async def factory_reset(
+        self, device: Device, *, actor: str, origin: str, progress: Progress, secret: Secret | None = None
+    ) -> Report:
+        self.secrets.append(secret.text if secret else None)
         self.resets.append((device.serial, actor, origin))
         for step in self.steps:
             progress(step)

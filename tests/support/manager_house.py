@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.audit import AuditLog
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
+from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeDriver, FakeSource, attachment
 
@@ -66,11 +66,11 @@ class House:
         """One of them."""
         return self.manager.find(serial, HsmClass.BACKUP)
 
-    async def reset(self, device: Device | None = None) -> Report:
+    async def reset(self, device: Device | None = None, secret: Secret | None = None) -> Report:
         """Reset a device, A1 if none is named."""
         async with asyncio.timeout(BOUND):
             return await self.manager.factory_reset(
-                device or self.device(), actor="admin", origin="Console", progress=lambda _: None
+                device or self.device(), actor="admin", origin="Console", progress=lambda _: None, secret=secret
             )
 
     async def settled(self) -> None:

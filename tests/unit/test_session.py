@@ -32,7 +32,7 @@ from appliance.errors import (
     WrongClass,
 )
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import HsmClass, Intent, Outcome
+from appliance.hsm.model import Credential, HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
 from appliance.shell.commands import token as token_commands
 from appliance.shell.invocation import Origin, Services
@@ -504,6 +504,58 @@ async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
         assert screen.count("INTERRUPTED\n   Begun:                              2026-01-30T11:24:00Z by admin\n") == 1
         assert "token backup factoryReset -serial 667788" in screen
     assert "State:                              not attached" in absent
+
+
+SECRET = "3537363231383830"  # noqa: S105  typed at a fake
+CREDENTIAL = Credential("SO PIN", "[0-9A-Fa-f]{16}", "The SO PIN has 16 hexadecimal digits.", 15)
+ASKED = "Please enter the SO PIN of this token (15 tries left):\n> \n"
+
+
+def careful_token() -> FakeManager:
+    """A token that wants its SO PIN before it resets itself."""
+    device = token()
+    assert device.probe
+    return FakeManager([replace(device, probe=replace(device.probe, credential=CREDENTIAL))])
+
+
+@pytest.mark.parametrize(("option", "answers"), [("", ["proceed", SECRET]), (" -force", [SECRET])])
+async def test_what_the_device_wants_is_asked_for(option: str, answers: list[Answer]) -> None:
+    """The SO PIN is asked for unseen, -force or not; it reaches the device and neither the screen nor the audit."""
+    shell = Shell(careful_token())
+    screen = await shell.command(RESET + option, *answers)
+
+    assert ASKED in screen
+    assert screen.endswith(f"'token backup factoryReset' successful.\n{SUCCESS}")
+    assert shell.manager.secrets == [SECRET]
+    assert SECRET not in f"{screen}{shell.audit.records}"
+
+
+async def test_a_device_that_wants_nothing_is_given_nothing() -> None:
+    """No question but the confirmation."""
+    shell = Shell()
+    await shell.command(RESET, "proceed")
+
+    assert shell.manager.secrets == [None]
+
+
+async def test_a_malformed_secret_costs_no_try() -> None:
+    """What cannot be an SO PIN never reaches the device."""
+    shell = Shell(careful_token())
+
+    assert await shell.command(f"{RESET} -force", "12345678") == f"\n{ASKED}" + frame(
+        "70000 : CKR_ARGUMENTS_BAD", "The SO PIN has 16 hexadecimal digits. Nothing was reset."
+    ).removeprefix("\n")
+    assert shell.manager.resets == []
+
+
+@pytest.mark.parametrize("event", [Interrupt(), EndOfFile(), Break()])
+async def test_no_secret_is_no_reset(event: Exception) -> None:
+    """Whoever ends the question aborts the command."""
+    shell = Shell(careful_token())
+    screen = await shell.command(f"{RESET} -force", event)
+
+    assert screen.endswith(f"\n'token backup factoryReset' aborted.\n{FAILURE}")
+    assert shell.manager.resets == []
 
 
 def pki_token() -> FakeManager:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import ClassVar, NamedTuple
 
-from appliance.hsm.model import Attachment, Probe
+from appliance.hsm.model import Attachment, Probe, Secret
 from appliance.hsm.usb import UsbBus
 
 Progress = Callable[[str], None]  # called from a worker thread with the name of the step that begins
@@ -36,11 +36,12 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def factory_reset(self, progress: Progress) -> None:
+    def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
         """Destroy everything, or finish a reset that was interrupted. Returning is not success: `probe` again.
 
-        The caller has checked that `probe().obstacle` is empty. Raises `DeviceRefused` when the device said no, another
-        `DeviceError` when what it did is not known.
+        The caller has checked that `probe().obstacle` is empty, and gives the `secret` that `probe().credential` asks
+        for. A wrong one is tried once, never again. Raises `DeviceRefused` when the device said no, `SecretRefused`
+        among them, another `DeviceError` when what it did is not known.
         """
 
 

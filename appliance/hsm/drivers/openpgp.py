@@ -14,7 +14,7 @@ from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, ResetU
 from appliance.hsm.ccid import INTERFACE_CLASS, Card, Command, Response
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
 from appliance.hsm.drivers.openpgp_contents import APPLICATION, Contents, Tag, find, obstacle, pin_tries, text
-from appliance.hsm.model import Attachment, HsmState, Probe
+from appliance.hsm.model import Attachment, HsmState, Probe, Secret
 
 SELECT = Command(0xA4, p1=0x04, data=APPLICATION)
 TERMINATE_DF = Command(0xE6)
@@ -115,7 +115,7 @@ class OpenPgpConnection(Connection):
             alias="" if shortcomings or expected else self._driver.serial_from_usb(self._attachment),
         )
 
-    def factory_reset(self, progress: Progress) -> None:
+    def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
         """Block both PINs, terminate, activate; or activate only, on a card that is terminated already.
 
         Raises `ResetUnsupported` before any try is spent when the card has no life-cycle management.

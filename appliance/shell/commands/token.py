@@ -5,6 +5,7 @@ The two see and manage each their own class of devices and never the other's (Lu
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from appliance.errors import (
     WrongClass,
 )
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Device, HsmClass, Intent, Outcome
+from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.grammar import Command, Group, Option
 from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply, Terminal
@@ -112,8 +113,13 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
             stopped = await _confirm(kind, call)
             if stopped is not None:
                 return stopped
+        secret = await _secret(call, device)
+        if isinstance(secret, Reply):
+            return secret
         async with _progress(call.terminal) as progress:
-            report = await manager.factory_reset(device, actor=call.account.name, origin=call.where, progress=progress)
+            report = await manager.factory_reset(
+                device, actor=call.account.name, origin=call.where, progress=progress, secret=secret
+            )
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
             raise
@@ -142,24 +148,47 @@ async def _settled(manager: Manager) -> None:
 async def _confirm(kind: _Kind, call: Invocation) -> Reply | None:
     """Ask for `proceed`; None when it was typed, else the reply that ends the command."""
     await call.terminal.write(_CAUTION.format(kind=kind.title))
-    why: str
+    answer = await _ask(call, "          > ")
+    if isinstance(answer, Reply):
+        return answer
+    if answer.strip() == "proceed":
+        await call.terminal.write("\n")
+        return None
+    return await _aborted(call, "not confirmed")
+
+
+async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
+    """Ask for what the device wants to be given; None when it wants nothing, else the reply that ends the command."""
+    credential = device.probe.credential if device.probe else None
+    if credential is None:
+        return None
+    left = "" if credential.tries_left is None else f" ({credential.tries_left} tries left)"
+    await call.terminal.write(f"Please enter the {credential.name} of this token{left}:\n")
+    answer = await _ask(call, "> ", secret=True)
+    if isinstance(answer, Reply):
+        return answer
+    if re.fullmatch(credential.pattern, answer):
+        await call.terminal.write("\n")
+        return Secret(answer)
+    sentence = f"{credential.form} Nothing was reset."
+    await call.terminal.write(text.failed(call.command, text.ARGUMENTS_BAD, sentence))
+    return replace(FAILURE, note=f"malformed {credential.name}")
+
+
+async def _ask(call: Invocation, prompt: str, *, secret: bool = False) -> str | Reply:
+    """What was typed, else the reply that ends the command. Raises `Timeout`."""
     try:
-        answer = await call.terminal.readline("          > ")
-        if answer.strip() == "proceed":
-            await call.terminal.write("\n")
-            return None
-        why = "not confirmed"
+        return await call.terminal.readline(prompt, secret=secret)
     except (Interrupt, EndOfFile, Break) as event:
-        why = type(event).__name__.lower()
+        return await _aborted(call, type(event).__name__.lower())
     except Timeout:
-        await _say_aborted(call)
+        await _aborted(call, "timeout")
         raise
-    await _say_aborted(call)
-    return replace(FAILURE, note=f"aborted: {why}")
 
 
-async def _say_aborted(call: Invocation) -> None:
+async def _aborted(call: Invocation, why: str) -> Reply:
     await call.terminal.write(f"\n'{call.command}' aborted.\n")
+    return replace(FAILURE, note=f"aborted: {why}")
 
 
 @asynccontextmanager
