@@ -51,12 +51,13 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
         "appliance.hsm.drivers",
     ),
     "appliance.simulator": (*LEAVES, "appliance.simulator", "appliance.hsm"),
-    "appliance.audit": (*LEAVES, "appliance.chain"),
+    "appliance.audit": (*LEAVES, "appliance.chain", "appliance.journald"),
     "appliance.chain": LEAVES,
     "appliance.config": LEAVES,
     "appliance.systemd": LEAVES,
     "appliance.files": ("appliance.errors",),
-    "appliance.log": ("appliance.errors",),
+    "appliance.log": ("appliance.errors", "appliance.journald"),
+    "appliance.journald": (),
     "appliance.errors": (),
 }
 
