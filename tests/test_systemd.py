@@ -40,7 +40,9 @@ def verify(root: Path, *, replace: tuple[str, str] = ("", "")) -> subprocess.Com
         path = root / "usr/bin" / program
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o755)
-    return analyze("verify", f"--root={root}", "appliance-console@ttyS0.service", "appliance-console@ttyS0.socket")
+    return analyze(
+        "verify", "--man=no", f"--root={root}", "appliance-console@ttyS0.service", "appliance-console@ttyS0.socket"
+    )
 
 
 def security(unit: Path, threshold: int) -> int:
