@@ -12,7 +12,7 @@ import pytest
 import appliance
 from tests.support.checkout import ROOT
 from tests.support.debian_machine import Machine
-from tests.support.debian_package import altered, build, run
+from tests.support.debian_package import BUILD, altered, build, run
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(program) for program in ("dpkg-buildpackage", "dh", "lintian")),
@@ -105,15 +105,19 @@ def test_a_file_is_where_debian_looks_for_it(package: Path, tmp_path: Path, path
 
 
 def test_it_brings_manuals_and_commands(package: Path) -> None:
-    """Both commands are there, and every manual page of the project; nothing but the configuration is edited."""
+    """Both commands are there, and every manual page of the project; dpkg asks before it replaces what is edited."""
     names = {line.split()[5].removeprefix("./") for line in run("dpkg-deb", "--contents", package).splitlines()}
     pages = {f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz" for page in (ROOT / "docs/man").iterdir()}
 
     assert {"usr/bin/appliance-console", "usr/bin/lunash"} | pages <= names
-    assert {name for name in names if name.startswith("etc/") and not name.endswith("/")} == {
-        "etc/appliance/console.toml"
-    }
-    assert run("dpkg-deb", "--info", package, "conffiles") == "/etc/appliance/console.toml\n"
+    edited = {name for name in names if name.startswith("etc/") and not name.endswith("/")}
+    assert edited == {"etc/appliance/console.toml", "etc/ssh/sshd_config.d/appliance-console.conf"}
+    assert set(run("dpkg-deb", "--info", package, "conffiles").split()) == {f"/{name}" for name in edited}
+
+
+def test_the_readme_says_how_it_is_built() -> None:
+    """What builds it here is what a reader is told to type."""
+    assert f"\n    {' '.join(BUILD)}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 # --- what it does ---

@@ -15,6 +15,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "LC_ALL": "C.UTF-8",
     "DEBIAN_FRONTEND": "noninteractive",
 }
+BUILD = ("dpkg-buildpackage", "-b", "-us", "-uc")  # as README says
 BOUND = 300  # seconds
 
 
@@ -29,7 +30,7 @@ def build(folder: Path, *, umask: int = 0o022, **environment: str) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         copy.chmod((path.stat().st_mode & 0o777) & ~umask)
-    run("dpkg-buildpackage", "-b", "-us", "-uc", folder=source, umask=umask, **environment)
+    run(*BUILD, folder=source, umask=umask, **environment)
     (package,) = folder.glob("*.deb")
     return package
 
