@@ -149,6 +149,11 @@ def test_the_socket_reaches_the_service_of_its_instance() -> None:
     assert "appliance-console@%i.socket" in settings(SERVICE)["Wants"]
 
 
+def test_the_door_ends_with_the_console_that_is_disabled() -> None:
+    """A socket that stayed after `systemctl disable --now` of the service would start it at the next connection."""
+    assert settings(SOCKET)["StopWhenUnneeded"] == ["yes"]
+
+
 @needs_systemd_analyze
 def test_enabling_the_console_enables_its_door(tmp_path: Path) -> None:
     """`systemctl enable` of one instance makes it wanted at boot, together with the socket of the same instance."""
