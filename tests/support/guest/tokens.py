@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from appliance.simulator.bus import SUFFIX, FolderBus
+from appliance.simulator.flash import Flash, load
 from appliance.simulator.usbip import UsbIpServer
 from appliance.simulator.usbip_protocol import Export
 from tests.support.guest.cable import Cable, Cables
@@ -66,6 +67,10 @@ class Tokens:
     def cable(self, name: str) -> Cable:
         """The cable of a token."""
         return self._cables[self._bus_id(name)]
+
+    def flash(self, name: str) -> Flash:
+        """What a token keeps without power."""
+        return load((self._folder / f"{name}{SUFFIX}").read_bytes())
 
     def pull(self, *names: str) -> None:
         """Pull tokens out; they are at hand again."""
