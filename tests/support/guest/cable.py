@@ -27,13 +27,13 @@ class Cable:
         self.transfers: list[str] = []  # each by its name: the command to the card, or the answer to it
         self._stop_at: int | str = 0
         self._cuts = True
-        self._then: Callable[[], None] = lambda: None
+        self._then: Callable[[], object] = lambda: None
         self._stopped = threading.Event()
         self._plugged: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def count_from_here(
-        self, stop_at: int | str = 0, then: Callable[[], None] | None = None, *, cut: bool = True
+        self, stop_at: int | str = 0, then: Callable[[], object] | None = None, *, cut: bool = True
     ) -> None:
         """Count anew. The transfer with the number `stop_at`, or the first of that name, waits while `then` is called.
 
