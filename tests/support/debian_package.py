@@ -16,7 +16,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "DEBIAN_FRONTEND": "noninteractive",
 }
 BUILD = ("dpkg-buildpackage", "-b", "-us", "-uc")  # as README says
-BOUND = 300  # seconds
+BOUND = 900  # seconds
 
 
 def build(folder: Path, *, umask: int = 0o022, **environment: str) -> Path:
