@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The appliance as the people around it have it: the terminal, the network, the USB sockets and the power switch."""
 
+import json
 import re
 import shutil
 import socket
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.guest.image import TERMINAL, Image
 from tests.support.guest.machine import BOUND, Machine
@@ -174,6 +175,11 @@ class Appliance:
         """The audit trail as it is on the disk, which must be unbroken."""
         self.root.run(f"appliance-console audit verify --state {STATE}")
         return self.root.run(f"cat {STATE}/audit.jsonl")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What the console has logged since the appliance was started."""
+        lines = self.root.run("journalctl --boot --identifier=appliance-console --output=cat --no-pager").splitlines()
+        return [json.loads(line) for line in lines]
 
     def keep_logs(self, folder: Path) -> None:
         """Put what tells of a failure where it is found: console log, journal, audit trail."""
