@@ -194,4 +194,5 @@ class Appliance:
 
 
 def _serials(shown: str) -> list[str]:
-    return re.findall(r"Serial #: +(\S+)", shown)
+    """The serial numbers of the attached tokens; one whose interrupted reset is all that is shown is not there."""
+    return re.findall(r"Serial #: +(\S+)\n(?! +State: +not attached)", shown)

@@ -29,6 +29,8 @@ class Cable:
         self._cuts = True
         self._then: Callable[[], object] = lambda: None
         self._stopped = threading.Event()
+        self._carries = threading.Event()
+        self._carries.set()
         self._plugged: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,6 +50,14 @@ class Cable:
     def wait_cut(self) -> None:
         """The transfer was reached, and what was to happen to it has happened."""
         assert self._stopped.wait(BOUND), f"only {len(self.transfers)} transfers: {self.transfers}"
+
+    def hold(self) -> None:
+        """Carry nothing to the device until `let_go`, whatever the appliance asks for."""
+        self._carries.clear()
+
+    def let_go(self) -> None:
+        """Carry again."""
+        self._carries.set()
 
     def cut(self) -> None:
         """Pull it out, now."""
@@ -69,6 +79,8 @@ class Cable:
                         data = await reader.readexactly(command.length)
                     if command.endpoint & 0x7F and await self._stop(command, data):
                         return
+                if not self._carries.is_set():
+                    await asyncio.to_thread(self._carries.wait)
                 writer.write(head + data)
                 await writer.drain()
         finally:

@@ -18,6 +18,7 @@ from tests.support.guest.machine import BOUND
 from tests.support.guest.ssh import Ssh
 from tests.support.tokens import make_token
 
+_ATTACH = Path(__file__).with_name("attach.py")
 _HOST = "10.0.2.2"  # what the guest calls the loopback address of this machine
 
 T = TypeVar("T")
@@ -56,12 +57,14 @@ class Tokens:
         self._bus_id(name)  # not before the simulated bus has it
         return name
 
-    def plug(self, *names: str) -> None:
-        """Plug tokens in, one after the other; returns when the kernel has begun to look at the last one."""
-        self._appliance.run(" && ".join(map(self.attach_command, names)))
+    def plug(self, *names: str, at_once: bool = False) -> None:
+        """Plug tokens in, each when the kernel has begun to look at the one before, or all at once."""
+        how = "at-once" if at_once else "one-by-one"
+        words = ["python3", "-", how, _HOST, str(self._port), *map(self._bus_id, names)]
+        self._appliance.run(shlex.join(words), text=_ATTACH.read_text())
 
     def attach_command(self, name: str) -> str:
-        """What root types over there to plug a token in."""
+        """What root would type over there to plug a token in."""
         return shlex.join(["usbip", "--tcp-port", str(self._port), "attach", "-r", _HOST, "-b", self._bus_id(name)])
 
     def cable(self, name: str) -> Cable:
@@ -76,6 +79,10 @@ class Tokens:
         """Pull tokens out; they are at hand again."""
         for name in names:
             self.cable(name).cut()
+
+    def flash(self, name: str) -> Flash:
+        """What a token remembers."""
+        return load((self._folder / f"{name}{SUFFIX}").read_bytes())
 
     def discard(self) -> None:
         """Pull out and throw away every token."""
