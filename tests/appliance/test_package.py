@@ -10,7 +10,7 @@ from tests.support.guest.image import TERMINAL
 from tests.support.person import Person
 
 PROCESSES = "find /proc -maxdepth 1 -user appliance"
-INSTALL = f"dpkg --install /root/appliance-console_*.deb && systemctl enable --now appliance-console@{TERMINAL}"
+INSTALL = f"dpkg --install ~/appliance-console_*.deb && systemctl enable --now appliance-console@{TERMINAL}"
 
 
 @pytest.fixture

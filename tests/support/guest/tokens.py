@@ -80,10 +80,6 @@ class Tokens:
         for name in names:
             self.cable(name).cut()
 
-    def flash(self, name: str) -> Flash:
-        """What a token remembers."""
-        return load((self._folder / f"{name}{SUFFIX}").read_bytes())
-
     def discard(self) -> None:
         """Pull out and throw away every token."""
         for path in self._folder.glob(f"*{SUFFIX}"):
