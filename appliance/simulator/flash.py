@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, Self
 
 from appliance.errors import StateError
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import MEMORY_FAILURE, Refused
 
@@ -90,6 +91,7 @@ class Flash:
     keys: Mapping[Slot, Key] = field(default_factory=dict)
     remains: tuple[bytes, ...] = ()  # ciphertext whose KEK is destroyed; erased at the next power-up
     faults: tuple[Fault, ...] = ()
+    level: Level = Level.APDU  # of the reader that the card is in
 
     @classmethod
     def new(cls, serial: str) -> Self:
@@ -105,11 +107,12 @@ class Flash:
         """The terminated state: without the KEK the keys are noise, which stays until the next power-up."""
         remains = (*self.remains, *(key.sealed for key in self.keys.values()))
         no_pins = dict.fromkeys(Password, Pin())
-        return type(self)(self.serial, b"", no_pins, terminated=True, remains=remains, faults=self.faults)
+        blank = type(self)(self.serial, b"", no_pins, terminated=True, remains=remains)
+        return replace(blank, faults=self.faults, level=self.level)
 
     def activated(self) -> Self:
         """The factory state, after a termination."""
-        return replace(type(self).new(self.serial), remains=self.remains, faults=self.faults)
+        return replace(type(self).new(self.serial), remains=self.remains, faults=self.faults, level=self.level)
 
 
 class Memory:
@@ -153,6 +156,7 @@ def dump(flash: Flash) -> bytes:
         },
         "remains": [ciphertext.hex() for ciphertext in flash.remains],
         "faults": [fault.as_json() for fault in flash.faults],
+        "reader": flash.level.value,
     }
     return json.dumps(entry, indent=2).encode() + b"\n"
 
@@ -190,6 +194,7 @@ def _flash(entry: Any) -> Flash:
         },
         remains=tuple(bytes.fromhex(ciphertext) for ciphertext in entry["remains"]),
         faults=tuple(Fault.parse(fault) for fault in entry.get("faults", [])),
+        level=Level(entry.get("reader", Level.APDU)),
     )
     if len(flash.kek) != (0 if flash.terminated else 32):
         raise ValueError("a token without its KEK")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.hsm.model import Attachment
 from appliance.simulator import descriptors
+from appliance.simulator.descriptors import Level
 from appliance.simulator.device import SimulatedDevice, new_token
 from appliance.simulator.faults import Fault, When
 from appliance.simulator.flash import Flash, dump, load
@@ -17,13 +18,14 @@ from appliance.simulator.token_file import TokenFile
 class TokenBus:
     """One token, plugged in as often as wanted; its commands are counted in `commands`."""
 
-    def __init__(self, folder: Path, serial: str = "667788", with_keys: int = 0) -> None:
+    def __init__(self, folder: Path, serial: str = "667788", with_keys: int = 0, level: Level = Level.APDU) -> None:
         self.path = folder / "token"
         self.backend = SimulatedBackend(self._places)
         self.commands: list[bytes] = []
         self._place: Place | None = None
         self._address = 1
         new_token(self.path, serial, with_keys)
+        self.path.write_bytes(dump(replace(self.flash, level=level)))
 
     @property
     def flash(self) -> Flash:
