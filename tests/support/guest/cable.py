@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
-from appliance.hsm.ccid import TRANSFER
+from appliance.hsm.ccid_messages import TRANSFER
 from appliance.simulator import usbip_protocol as protocol
 from appliance.simulator.ccid_reader import HEADER
 from appliance.simulator.faults import name_of

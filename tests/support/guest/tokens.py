@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from appliance.simulator.bus import SUFFIX, FolderBus
+from appliance.simulator.descriptors import Level
 from appliance.simulator.flash import Flash, load
 from appliance.simulator.usbip import UsbIpServer
 from appliance.simulator.usbip_protocol import Export
@@ -51,9 +52,17 @@ class Tokens:
         self._thread.join(BOUND)
         self._loop.close()
 
-    def make(self, name: str, *, serial: str = "", keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> str:
+    def make(
+        self,
+        name: str,
+        *,
+        serial: str = "",
+        keys: int = 0,
+        faults: Sequence[Mapping[str, object]] = (),
+        level: Level = Level.APDU,
+    ) -> str:
         """Have a new token at hand; its name."""
-        make_token(self._folder / "new", serial or name, keys, faults).rename(self._folder / f"{name}{SUFFIX}")
+        make_token(self._folder / "new", serial or name, keys, faults, level).rename(self._folder / f"{name}{SUFFIX}")
         self._bus_id(name)  # not before the simulated bus has it
         return name
 
