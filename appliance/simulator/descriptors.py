@@ -20,7 +20,7 @@ _DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT, _CCID = 1, 2, 3, 4, 5, 
 
 
 class Level(StrEnum):
-    """What the host exchanges with the reader (CCID 1.1, 3.2)."""
+    """What the host exchanges with the reader (CCID 1.1, 3.2); ``reader`` in a token file says which."""
 
     APDU = "apdu"  # short ones
     TPDU = "tpdu"  # blocks of T=1
