@@ -15,7 +15,10 @@ BOUND = 300.0  # seconds; for a start of the machine on a host that is busy
 
 # `max` breaks mount namespaces in the guest under software emulation.
 _CPU = "Nehalem"
-_COMMAND_LINE = f"root=/dev/vda rw quiet console={CONSOLE} systemd.show_status=yes"
+# Debian's libccid lets card readers fall asleep after two seconds, and vhci_hcd cannot wake up several of them: it has
+# one timer for all its ports, and the device that loses is enumerated anew.
+_AWAKE = "usbcore.autosuspend=-1"
+_COMMAND_LINE = f"root=/dev/vda rw quiet console={CONSOLE} systemd.show_status=yes {_AWAKE}"
 
 
 @dataclass(slots=True)
