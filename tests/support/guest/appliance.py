@@ -120,7 +120,11 @@ class Appliance:
         if not self.machine.running:
             self.power_on()
         self.connect_terminal()
-        self.root.run(f"systemctl kill --signal=KILL {UNIT}; systemctl restart {UNIT}")
+        # A reset that was left unfinished would be listed for ever.
+        self.root.run(
+            f"systemctl kill --signal=KILL {UNIT}; systemctl stop {UNIT}; rm -f {STATE}/pending.json; "
+            f"systemctl start {UNIT}"
+        )
         self.await_login()
 
     # The service
