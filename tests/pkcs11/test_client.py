@@ -25,24 +25,21 @@ from appliance.errors import (
 from appliance.hsm.model import Secret
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.client import Library, MissingFunction, Token, loaded
-from tests.support.vendor_module import SERIAL, SO_PIN, SOFTHSM, USER_PIN, VendorModule, needs_softhsm, softhsm, tool
+from tests.support.vendor_module import (
+    SERIAL,
+    SO_PIN,
+    SOFTHSM,
+    USER_PIN,
+    VendorModule,
+    children,
+    needs_softhsm,
+    softhsm,
+    tool,
+)
 
 pytestmark = needs_softhsm
 
 BOUND = 20.0  # seconds for a process to end
-
-
-def children() -> list[str]:
-    """The processes that we have started and that are not gone."""
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-
-
-@pytest.fixture(autouse=True)
-def _none_left() -> object:
-    """After every test there is no process that was not there before."""
-    before = children()
-    yield
-    assert children() == before
 
 
 def only(library: Library) -> Token:

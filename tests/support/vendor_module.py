@@ -53,6 +53,11 @@ def tool(*arguments: str) -> str:
     return result.stdout + result.stderr
 
 
+def children() -> list[str]:
+    """The processes that this one has started, in whichever thread, and that are not gone."""
+    return sorted(" ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split())
+
+
 def compiled(folder: Path) -> Path:
     """The module as the compiler makes it."""
     library = folder / "vendor_module.so"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import config
-from appliance.config import Config, HsmSettings, LineSettings, LogSettings, NetworkSettings, load
+from appliance.config import Config, HsmSettings, LibrarySettings, LineSettings, LogSettings, NetworkSettings, load
 from appliance.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,10 @@ pki_serials = ["475290", "0001"]
 operation_timeout = 300
 probe_timeout = 5
 
+[hsm.luna]
+library = "/opt/luna/libCryptoki2_64.so"
+usb_ids = ["1A2b:0001", "1a2b:0002"]
+
 [log]
 level = "debug"
 """
@@ -67,7 +71,7 @@ def test_the_defaults_are_as_documented() -> None:
         banner="Network HSM appliance console 0.1.0",
         line=LineSettings("/dev/ttyS0", 115200, "xonxoff", "ignore", 120.0, 600.0),
         network=NetworkSettings(True, Path("/run/appliance/lunash.sock"), "lunash", 1800.0, {}),
-        hsm=HsmSettings((), 120.0, 30.0),
+        hsm=HsmSettings((), 120.0, 30.0, LibrarySettings(None, ())),
         log=LogSettings("info"),
     )
 
@@ -82,7 +86,12 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         network=NetworkSettings(
             False, Path("/srv/lunash.sock"), "operators", 86400.0, {"alice": "admin", "bob.b": "monitor"}
         ),
-        hsm=HsmSettings(("475290", "0001"), 300.0, 5.0),
+        hsm=HsmSettings(
+            ("475290", "0001"),
+            300.0,
+            5.0,
+            LibrarySettings(Path("/opt/luna/libCryptoki2_64.so"), ((0x1A2B, 1), (0x1A2B, 2))),
+        ),
         log=LogSettings("debug"),
     )
 
@@ -101,7 +110,7 @@ def test_the_example_states_the_defaults(tmp_path: Path) -> None:
 
     assert load(written(tmp_path, example)) == Config()
     assert load(written(tmp_path, uncommented)) == Config()
-    assert keys == 3 + 6 + 5 + 3 + 1
+    assert keys == 3 + 6 + 5 + 3 + 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -161,6 +170,25 @@ def test_the_host_name_is_the_machines(
             '[hsm]\npki_serials = [""]',
             "hsm.pki_serials",
             "each must be a serial number of 1 to 64 printable ASCII characters without blanks",
+        ),
+        ("[hsm]\nluna = 1", "hsm.luna", "must be a table"),
+        ("[hsm.luna]\npath = 1", "hsm.luna.path", "unknown key"),
+        ('[hsm.luna]\nlibrary = "x.so"', "hsm.luna.library", "must be an absolute path"),
+        ("[hsm.luna]\nlibrary = 1", "hsm.luna.library", "must be a string"),
+        (
+            '[hsm.luna]\nlibrary = "/x.so"',
+            "hsm.luna",
+            "usb_ids is missing: without it no device would belong to the library",
+        ),
+        (
+            '[hsm.luna]\nusb_ids = ["1a2b"]',
+            "hsm.luna.usb_ids",
+            'must be an array of USB ids, such as ["1a2b:0001"]',
+        ),
+        (
+            '[hsm.luna]\nusb_ids = ["1a2b:0001", "1A2B:0001"]',
+            "hsm.luna.usb_ids",
+            "a USB id is listed twice",
         ),
         ('[log]\nlevel = "trace"', "log.level", "must be one of debug, info, warning, error"),
     ],
