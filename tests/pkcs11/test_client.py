@@ -156,6 +156,27 @@ def test_a_library_that_fails_to_initialise_leaves_nothing(
     assert vendor.calls("C_Initialize") == 1
 
 
+@pytest.mark.parametrize("fault", ["hang", "crash", "05"])
+def test_a_library_that_does_not_let_go_is_killed(vendor: VendorModule, fault: str) -> None:
+    """What a library does in C_Finalize costs nothing: the work is done."""
+    vendor.tell("fault-C_Finalize", fault)
+    with loaded(vendor.library) as library:
+        only(library)
+
+    assert vendor.calls("C_Finalize") == 1
+
+
+@pytest.mark.parametrize("fault", ["0", "crash"])
+def test_what_a_library_starts_ends_with_it(vendor: VendorModule, fault: str) -> None:
+    """A process that the library has started does not outlive it, however it ends."""
+    vendor.tell("helper")
+    vendor.tell("fault-C_Finalize", fault)
+    with loaded(vendor.library):
+        helper = os.pidfd_open(int((vendor.folder / "helper").read_text()))
+
+    assert ended(helper)
+
+
 @pytest.mark.parametrize("path", ["/nonexistent/libCryptoki2_64.so", "/etc/passwd"])
 def test_what_is_no_library_is_said(path: str) -> None:
     """The reason is the loader's."""
