@@ -77,6 +77,7 @@ class HsmSettings:
     operation_timeout: float = 120.0
     probe_timeout: float = 30.0
     luna: LibrarySettings = LibrarySettings()
+    pkcs11: tuple[LibrarySettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,21 @@ def _usb_ids(value: Any) -> tuple[tuple[int, int], ...]:
     return tuple(ids)
 
 
+def _libraries(value: Any) -> tuple[LibrarySettings, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise TypeError("must be an array of tables")
+    for item in value:
+        if item.keys() != LIBRARY.keys():
+            raise ValueError(f"each must have the keys {' and '.join(LIBRARY)}, and no other")
+    built = tuple(LibrarySettings(_library(item["library"]), _usb_ids(item["usb_ids"])) for item in value)
+    ids = [usb_id for module in built for usb_id in module.usb_ids]
+    if not all(module.library and module.usb_ids for module in built):
+        raise ValueError("each must have a library and a USB id")
+    if len(set(ids)) < len(ids):
+        raise ValueError("a USB id is listed twice")
+    return built
+
+
 def _library(value: Any) -> Path | None:
     return None if value == "" else _absolute_path(value)
 
@@ -273,6 +289,8 @@ def _built(value: Any) -> Any:
     """What was a section of the file."""
     return value
 
+
+LIBRARY: Mapping[str, Reader] = {"library": _library, "usb_ids": _usb_ids}
 
 # An inner section stands before the one that it is in.
 SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
@@ -297,7 +315,7 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
             "users": _users,
         },
     ),
-    "hsm.luna": (LibrarySettings, {"library": _library, "usb_ids": _usb_ids}),
+    "hsm.luna": (LibrarySettings, LIBRARY),
     "hsm": (
         HsmSettings,
         {
@@ -305,6 +323,7 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
             "operation_timeout": _seconds,
             "probe_timeout": _seconds,
             "luna": _built,
+            "pkcs11": _libraries,
         },
     ),
     "log": (LogSettings, {"level": _one_of(LEVELS)}),

@@ -8,6 +8,8 @@
  *   absent           the token is not in its slot
  *   serial           the decimal serial number that stands for SoftHSM's
  *   slot             the slot's description
+ *   removable        the slot is marked as one whose token comes and goes
+ *   flags            hexadecimal flags that the token has besides its own
  *   insertions       how often the token was put in
  *   so-pin           with which CA_FactoryReset empties SoftHSM's token
  *   zeroized         it was reset and not initialised since
@@ -35,7 +37,7 @@ struct functions { struct version version; void *entry[68]; };
 
 enum { INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, INIT_TOKEN = 9 };
 enum { OK = 0, TOKEN_NOT_PRESENT = 0xE0 };
-enum { USER_PIN_INITIALIZED = 0x8, TOKEN_INITIALIZED = 0x400 };
+enum { REMOVABLE_DEVICE = 0x2, USER_PIN_INITIALIZED = 0x8, TOKEN_INITIALIZED = 0x400 };
 
 static struct functions *under, ours;
 
@@ -147,12 +149,14 @@ static ulong_t get_slot_info(ulong_t slot, struct slot_info *info)
         code = ((ulong_t(*)(ulong_t, struct slot_info *))under->entry[GET_SLOT_INFO])(slot, info);
     told("", "slot", text, sizeof text);
     fill(info->description, sizeof info->description, text);
+    if (is("removable"))
+        info->flags |= REMOVABLE_DEVICE;
     return code;
 }
 
 static ulong_t get_token_info(ulong_t slot, struct token_info *info)
 {
-    char serial[64];
+    char serial[64], flags[64];
     ulong_t code = begin("C_GetTokenInfo");
     if (!code)
         code = is("absent") ? TOKEN_NOT_PRESENT : under_token_info(slot, info);
@@ -160,6 +164,8 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
         return code;
     if (told("", "serial", serial, sizeof serial))
         fill(info->serial, sizeof info->serial, serial);
+    if (told("", "flags", flags, sizeof flags))
+        info->flags |= strtoul(flags, NULL, 16);
     if (is("zeroized"))
         info->flags &= ~(ulong_t)(USER_PIN_INITIALIZED | TOKEN_INITIALIZED);
     return OK;

@@ -85,6 +85,7 @@ class Driver(ABC):
 FAMILIES = {
     "openpgp": "OpenPgpDriver",
     "luna": "LunaDriver",
+    "pkcs11": "Pkcs11Driver",
 }  # family -> class; the module has the family's name
 
 
