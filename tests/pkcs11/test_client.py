@@ -4,9 +4,7 @@
 import os
 import select
 import signal
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import (
-    DeviceBusy,
     DeviceError,
     DeviceGone,
     DeviceRefused,
@@ -25,7 +22,9 @@ from appliance.errors import (
 from appliance.hsm.model import Secret
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.client import Library, MissingFunction, Token, loaded
+from tests.support.pty_child import running
 from tests.support.vendor_module import (
+    BOUND,
     SERIAL,
     SO_PIN,
     SOFTHSM,
@@ -38,8 +37,6 @@ from tests.support.vendor_module import (
 )
 
 pytestmark = needs_softhsm
-
-BOUND = 20.0  # seconds for a process to end
 
 
 def only(library: Library) -> Token:
@@ -94,7 +91,7 @@ def test_a_wrong_so_pin_is_refused(vendor: VendorModule) -> None:
         ("03", DeviceGone, "does not know the token's slot any more (30000 : CKR_SLOT_ID_INVALID)"),
         ("30", DeviceError, "reports a fault of its own (300000 : CKR_DEVICE_ERROR)"),
         ("32", DeviceGone, "the token was removed (320000 : CKR_DEVICE_REMOVED)"),
-        ("B6", DeviceBusy, "another program has a session with the token (B60000 : CKR_SESSION_EXISTS)"),
+        ("B6", DeviceRefused, "another program has a session with the token (B60000 : CKR_SESSION_EXISTS)"),
         ("E0", DeviceGone, "the token is not in its slot any more (E00000 : CKR_TOKEN_NOT_PRESENT)"),
         ("8000001C", DeviceRefused, "too often (8000001C : LUNA_RET_SO_LOGIN_FAILURE_THRESHOLD)"),
         ("80000026", DeviceRefused, "recovered first (80000026 : LUNA_RET_MTK_ZEROIZED)"),
@@ -195,7 +192,7 @@ def test_a_hung_library_ends_with_us(vendor: VendorModule) -> None:
     vendor.tell("fault-C_Initialize", "hang")
     load = "import sys, pathlib; from appliance.hsm.pkcs11.client import loaded; loaded(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", f"{load}.__enter__()", str(vendor.library)]
-    with subprocess.Popen(command) as daemon:  # noqa: S603  # code of this file
+    with running(command) as daemon:
         child = hanging_child(daemon.pid, vendor)
         daemon.kill()
         assert ended(child)
@@ -203,16 +200,9 @@ def test_a_hung_library_ends_with_us(vendor: VendorModule) -> None:
 
 def hanging_child(parent: int, vendor: VendorModule) -> int:
     """A descriptor for the child of a process, once it is in C_Initialize."""
-    reached(vendor, "C_Initialize")
+    vendor.reached("C_Initialize")
     [child] = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return os.pidfd_open(int(child))
-
-
-def reached(vendor: VendorModule, function: str) -> None:
-    """Wait until the library is in a function."""
-    deadline = time.monotonic() + BOUND
-    while not vendor.calls(function) and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def ended(watch: int) -> bool:
@@ -234,7 +224,7 @@ def test_no_secret_is_in_the_process_list(vendor: VendorModule, monkeypatch: pyt
         slot = only(library).slot
         [child] = children()
         call = pool.submit(library.init_token, slot, Secret("very-secret"))
-        reached(vendor, "C_InitToken")
+        vendor.reached("C_InitToken")
         seen = b"".join(Path(f"/proc/{child}/{name}").read_bytes() for name in ("cmdline", "environ"))
         error = call.exception(BOUND)
 

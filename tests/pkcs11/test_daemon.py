@@ -39,7 +39,6 @@ def command(port: str, folder: Path, vendor: VendorModule) -> list[str | Path]:
 
 def library_process(daemon: int, vendor: VendorModule) -> list[int]:
     """Descriptors for the children of the daemon, once the library was called in one of them."""
-    while not vendor.calls("C_Initialize"):
-        select.select([], [], [], 0.01)
+    vendor.reached("C_Initialize")
     children = " ".join(path.read_text() for path in Path(f"/proc/{daemon}/task").glob("*/children")).split()
     return [os.pidfd_open(int(child)) for child in children]

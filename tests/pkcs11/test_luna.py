@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Luna Backup HSM is found, shown and reset through the vendor's library, and whatever that does has an outcome."""
 
+import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import HsmSettings, LibrarySettings
-from appliance.errors import DeviceError, SerialMismatch
+from appliance.errors import DeviceError, DeviceGone, SerialMismatch
 from appliance.hsm.drivers import families
 from appliance.hsm.drivers.luna import LunaDriver
 from appliance.hsm.model import HsmState, Outcome, Probe
@@ -18,6 +20,7 @@ from appliance.hsm.usb import UsbBus
 from tests.support.fake_driver import attachment
 from tests.support.luna_house import LUNA, NUMBER, SECOND, SILENT, USB_IDS, Plugs, house, luna
 from tests.support.manager_house import until
+from tests.support.pty_child import running
 from tests.support.vendor_module import VendorModule, needs_softhsm
 
 pytestmark = needs_softhsm
@@ -232,6 +235,43 @@ async def test_a_swap_in_the_middle_is_read_back(
         report = await made.reset(progress)
 
     assert report.outcome is outcome
+
+
+def test_a_swap_in_the_middle_is_noticed(vendor: VendorModule) -> None:
+    """Where another number of insertions is counted afterwards, the reset does not return as if nothing had been."""
+    plugs = Plugs(LUNA)
+
+    def progress(step: str) -> None:
+        if step == "checking that it was not taken out":
+            vendor.tell("insertions", "2")
+
+    with luna(vendor.library, plugs).open(LUNA) as connection, pytest.raises(DeviceGone, match="was taken out"):
+        connection.factory_reset(progress)
+
+
+@pytest.mark.parametrize(("when", "state"), [("fault", HsmState.INITIALIZED), ("after", HsmState.ZEROIZED)])
+async def test_a_daemon_killed_in_the_reset_leaves_it_begun(
+    vendor: VendorModule, tmp_path: Path, when: str, state: HsmState
+) -> None:
+    """Killed before or after the keys are gone: the next one shows the reset as interrupted, and completes it."""
+    vendor.tell(f"{when}-CA_FactoryReset", "hang")
+    await asyncio.to_thread(killed_reset, tmp_path / "state", vendor, state is HsmState.ZEROIZED)
+    vendor.untell(f"{when}-CA_FactoryReset")
+    plugs = Plugs(LUNA)
+    async with house(tmp_path / "state", plugs, luna(vendor.library, plugs)) as made:
+        [device] = made.devices
+        report = await made.reset()
+        left = made.manager.interrupted()
+
+    assert (device.state, device.interrupted is not None) == (state, True)
+    assert (report.outcome, vendor.keys(), left) == (Outcome.DONE, 0, ())
+
+
+def killed_reset(state: Path, vendor: VendorModule, zeroized: bool) -> None:
+    """A process that resets the HSM, killed with SIGKILL once the library hangs."""
+    command = [sys.executable, "-m", "tests.support.library_reset", str(state), str(vendor.library)]
+    with running(command):
+        vendor.until((vendor.folder / "zeroized").exists if zeroized else lambda: vendor.calls("CA_FactoryReset") > 0)
 
 
 async def test_two_numbers_are_shown_and_not_reset(vendor: VendorModule, tmp_path: Path) -> None:

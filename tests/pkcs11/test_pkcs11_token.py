@@ -85,7 +85,7 @@ async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path
     [
         ("fault-C_InitToken E2", Outcome.NOT_DONE, 1),
         ("fault-C_InitToken A2", Outcome.NOT_DONE, 1),
-        ("fault-C_InitToken B6", Outcome.UNKNOWN, 1),
+        ("fault-C_InitToken B6", Outcome.NOT_DONE, 1),
         ("fault-C_InitToken 30", Outcome.UNKNOWN, 1),
         ("fault-C_InitToken hang", Outcome.UNKNOWN, 1),
         ("fault-C_InitToken crash", Outcome.UNKNOWN, 1),

@@ -3,6 +3,8 @@
 
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 SOURCE = Path(__file__).with_name("vendor_module.c")
 SO_PIN, USER_PIN = "so-pin-4711", "user-pin-0815"
 SERIAL = "0007550054"
+BOUND = 20.0  # seconds to wait for anything
 NEEDED = ("gcc", "softhsm2-util", "pkcs11-tool")
 
 needs_softhsm = pytest.mark.skipif(
@@ -40,6 +43,18 @@ class VendorModule:
             return (self.folder / "calls").read_text().split("\n").count(function)
         except FileNotFoundError:
             return 0
+
+    def reached(self, function: str) -> None:
+        """Wait until the library is in a function."""
+        self.until(lambda: self.calls(function) > 0)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what the library, in its process, brings about."""
+        deadline = time.monotonic() + BOUND
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail("the library does not do what was waited for")
+            time.sleep(0.01)
 
     def keys(self) -> int:
         """How many keys SoftHSM's token holds, as somebody else's program sees it with the user's PIN."""

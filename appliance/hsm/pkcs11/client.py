@@ -114,8 +114,10 @@ class Library:
     def _wait(self, patience: float) -> bool:
         """Whether the child has ended; it is not reaped."""
         watch = os.pidfd_open(self._process.pid)
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
         try:
-            return bool(select.select([watch], [], [], patience)[0])
+            return bool(poll.poll(patience * 1000))
         finally:
             os.close(watch)
 

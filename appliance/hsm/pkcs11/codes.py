@@ -6,7 +6,7 @@ Names and numbers are those of PKCS#11 2.40, 4 (CKR_), and of the vendor of the 
 
 from collections.abc import Mapping
 
-from appliance.errors import DeviceBusy, DeviceError, DeviceGone, DeviceRefused, DeviceTimeout, SecretRefused
+from appliance.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout, SecretRefused
 
 VENDOR_DEFINED = 0x80000000
 PIN_INCORRECT = 0xA0
@@ -65,7 +65,6 @@ _SENTENCES: Mapping[int, str] = {
 }
 
 _GONE = (0x03, 0x32, 0xE0)
-_BUSY = (0xB6,)
 _LATE = (0x8000002B,)
 _UNCLEAR = (0x02, 0x05, 0x06, 0x30, 0x31, 0x50)  # whether anything was done before it failed nobody can say
 
@@ -81,7 +80,7 @@ def error(function: str, value: int) -> DeviceError:
     sentence = _SENTENCES.get(value, f"the library's {function} failed")
     if value == PIN_INCORRECT:
         return SecretRefused(sentence, value, code(value))
-    kinds = ((_GONE, DeviceGone), (_BUSY, DeviceBusy), (_LATE, DeviceTimeout), (_UNCLEAR, DeviceError))
+    kinds = ((_GONE, DeviceGone), (_LATE, DeviceTimeout), (_UNCLEAR, DeviceError))
     for values, kind in kinds:
         if value in values:
             return kind(f"{sentence} ({code(value)})")
