@@ -207,7 +207,7 @@ def _result(line: bytes) -> Any:
                 raise MissingFunction(f"the library has no function {function}")
             case {"unloadable": str(reason)}:
                 raise DeviceError(f"the library cannot be loaded: {reason}")
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise ProtocolError("the library's process answered nonsense")
 
