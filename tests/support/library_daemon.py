@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon with one Luna HSM plugged in: python -m tests.support.library_daemon PORT STATE LIBRARY."""
+"""The daemon with one token behind a library: python -m tests.support.library_daemon PORT STATE LIBRARY FAMILY."""
 
 import asyncio
 import sys
@@ -11,15 +11,16 @@ from appliance.log import configure
 from tests.support.luna_house import LUNA, USB_IDS, Plugs
 
 
-def main(port: str, state: str, library: str) -> None:
-    """Serve until SIGTERM."""
-    configure("info")
+def main(port: str, state: str, library: str, family: str) -> None:
+    """Serve until SIGTERM, with everything in the log."""
+    configure("debug")
+    settings = LibrarySettings(Path(library), tuple(USB_IDS))
     plugs = Plugs(LUNA)
     config = Config(
         state=Path(state),
         line=LineSettings(port=port),
         network=NetworkSettings(enabled=False),
-        hsm=HsmSettings(luna=LibrarySettings(Path(library), tuple(USB_IDS))),
+        hsm=HsmSettings(luna=settings) if family == "luna" else HsmSettings(pkcs11=(settings,)),
     )
     asyncio.run(Daemon(config, plugs, plugs).run())
 
