@@ -58,12 +58,26 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LibrarySettings:
+    """A PKCS#11 library, and the USB ids of the devices whose tokens it shows: vendor and product."""
+
+    library: Path | None = None  # None: where the vendor's own configuration says
+    usb_ids: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.library and not self.usb_ids:
+            raise ValueError("usb_ids is missing: without it no device would belong to the library")
+
+
+@dataclass(frozen=True, slots=True)
 class HsmSettings:
-    """Which devices are PKI tokens, and how long one may take; times in seconds."""
+    """Which devices are PKI tokens, how long one may take, and what needs a library; times in seconds."""
 
     pki_serials: tuple[str, ...] = ()
     operation_timeout: float = 120.0
     probe_timeout: float = 30.0
+    luna: LibrarySettings = LibrarySettings()
+    pkcs11: tuple[LibrarySettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,10 @@ def load(path: Path) -> Config:
     """The configuration in the file `path`. Raises `ConfigError` with the key and the reason."""
     document = _parse(path, _read(path))
     for section, (kind, readers) in SECTIONS.items():
-        document[section] = _build(path, section, kind, readers, document.get(section, {}))
+        outer, _, name = section.rpartition(".")
+        table = document.setdefault(outer, {}) if outer else document
+        if isinstance(table, dict):  # else that is what is wrong, and comes to light with the outer section
+            table[name] = _build(path, section, kind, readers, table.get(name, {}))
     return _build(path, "", Config, TOP_LEVEL, document)
 
 
@@ -130,7 +147,10 @@ def _build(path: Path, section: str, kind: type[Settings], readers: Mapping[str,
             taken[key] = readers[key](value)
         except (TypeError, ValueError) as error:
             raise ConfigError(path, place, str(error)) from error
-    return kind(**taken)
+    try:
+        return kind(**taken)
+    except ValueError as error:
+        raise ConfigError(path, section, str(error)) from error
 
 
 def _shown(key: str) -> str:
@@ -225,6 +245,36 @@ def _serials(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _usb_ids(value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list) or not all(
+        isinstance(item, str) and re.fullmatch("[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}", item) for item in value
+    ):
+        raise ValueError('must be an array of USB ids, such as ["1a2b:0001"]')
+    ids = [(int(item[:4], 16), int(item[5:], 16)) for item in value]
+    if len(set(ids)) < len(ids):
+        raise ValueError("a USB id is listed twice")
+    return tuple(ids)
+
+
+def _libraries(value: Any) -> tuple[LibrarySettings, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise TypeError("must be an array of tables")
+    for item in value:
+        if item.keys() != LIBRARY.keys():
+            raise ValueError(f"each must have the keys {' and '.join(LIBRARY)}, and no other")
+    built = tuple(LibrarySettings(_library(item["library"]), _usb_ids(item["usb_ids"])) for item in value)
+    ids = [usb_id for module in built for usb_id in module.usb_ids]
+    if not all(module.library and module.usb_ids for module in built):
+        raise ValueError("each must have a library and a USB id")
+    if len(set(ids)) < len(ids):
+        raise ValueError("a USB id is listed twice")
+    return built
+
+
+def _library(value: Any) -> Path | None:
+    return None if value == "" else _absolute_path(value)
+
+
 def _users(value: Any) -> Mapping[str, str]:
     """Unix user -> account."""
     if not isinstance(value, dict):
@@ -235,6 +285,14 @@ def _users(value: Any) -> Mapping[str, str]:
     return MappingProxyType(value)
 
 
+def _built(value: Any) -> Any:
+    """What was a section of the file."""
+    return value
+
+
+LIBRARY: Mapping[str, Reader] = {"library": _library, "usb_ids": _usb_ids}
+
+# An inner section stands before the one that it is in.
 SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
     "line": (
         LineSettings,
@@ -257,12 +315,15 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
             "users": _users,
         },
     ),
+    "hsm.luna": (LibrarySettings, LIBRARY),
     "hsm": (
         HsmSettings,
         {
             "pki_serials": _serials,
             "operation_timeout": _seconds,
             "probe_timeout": _seconds,
+            "luna": _built,
+            "pkcs11": _libraries,
         },
     ),
     "log": (LogSettings, {"level": _one_of(LEVELS)}),
@@ -271,5 +332,5 @@ TOP_LEVEL: Mapping[str, Reader] = {
     "state": _absolute_path,
     "hostname": _hostname,
     "banner": _line_of_text,
-    **{section: lambda built: built for section in SECTIONS},
+    **{section: _built for section in SECTIONS if "." not in section},
 }

@@ -66,7 +66,7 @@ class Daemon:
         self._audit = self._open_audit(state / LOG_NAME)
         self._manager = Manager(
             source,
-            families(bus),
+            families(bus, config.hsm),
             self._open_journal(state / "pending.json"),
             self._audit,
             pki_serials=config.hsm.pki_serials,

@@ -130,8 +130,9 @@ class ProtocolError(DeviceError):
 class DeviceRefused(DeviceError):
     """The device answered, and the answer was no."""
 
-    def __init__(self, reason: str, status: int) -> None:
-        super().__init__(f"{reason} (status {status:04X})")
+    def __init__(self, reason: str, status: int, code: str = "") -> None:
+        """`code` is how people know the status, where it has a name."""
+        super().__init__(f"{reason} ({code or f'status {status:04X}'})")
         self.status = status
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pty_child import PATIENCE, console, read_until, running, terminal
+from tests.support.vendor_module import SOFTHSM, needs_softhsm, softhsm
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "systemd/appliance-console@.service"
@@ -47,6 +48,17 @@ def test_what_the_daemon_does_is_allowed(code: str) -> None:
     result = python(code)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@needs_softhsm
+def test_a_pkcs11_library_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process starts, loads and calls it, and is killed."""
+    softhsm(tmp_path, monkeypatch)
+    load = f"from pathlib import Path; from appliance.hsm.pkcs11.client import loaded; l = loaded(Path('{SOFTHSM}'))"
+    result = python(f"{load}; print([token.label for token in l.__enter__().tokens()]); l.__exit__(None, None, None)")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "'vault'" in result.stdout
 
 
 @pytest.mark.parametrize(

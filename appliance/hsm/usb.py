@@ -7,7 +7,7 @@ than the rest of the start. Nothing is detached from the device and nobody who h
 
 import errno
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,21 @@ class UsbBus:
             yield UsbPipe(device, interface)
         finally:
             _dispose(device)
+
+    def addresses(self, usb_ids: Collection[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+        """Bus and address of every device with one of these ids that is plugged in now. None of them is opened.
+
+        Raises `DeviceError`.
+        """
+        import usb.core
+
+        with _our_errors():
+            found = usb.core.find(
+                find_all=True,
+                backend=self._chosen_backend(),
+                custom_match=lambda device: (device.idVendor, device.idProduct) in usb_ids,
+            )
+            return frozenset((device.bus, device.address) for device in found)
 
     def _find(self, attachment: Attachment) -> Any:
         import usb.core

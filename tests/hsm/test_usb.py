@@ -50,6 +50,17 @@ def test_the_device_is_given_back_after_an_error() -> None:
     assert backend.calls[-2:] == ["release_interface", "close_device"]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_devices_are_counted_without_opening_them(known: bool) -> None:
+    """Where devices with an id are is read from what the system knows of them."""
+    backend = ScriptedUsb(silent)
+    place = backend.attachment
+    ids = [(place.vendor_id, place.product_id if known else place.product_id + 1), (0xF055, 1)]
+
+    assert UsbBus(backend).addresses(ids) == ({(place.bus, place.address)} if known else set())
+    assert "open_device" not in backend.calls
+
+
 def test_an_unconfigured_device_is_configured() -> None:
     """Only then: choosing a configuration again would reset what others have open."""
     backend = ScriptedUsb(silent, configured=False)

@@ -81,13 +81,16 @@ def wrong_direction(module: Module, table: Mapping[str, Sequence[str]], known: C
 
 
 def misplaced_libraries(module: Module, homes: Mapping[str, Sequence[str]], known: Collection[str]) -> list[str]:
-    """The imports of foreign libraries outside the modules that are their home; an unknown library has no home."""
+    """The imports of foreign libraries outside the modules that are their home; an unknown library has no home.
+
+    Python's own are at home everywhere, but for those that are given one.
+    """
     root = module.name.partition(".")[0]
     return [
         f"{module.name}:{line}: {library} may be imported in {', '.join(homes.get(library, ())) or 'no module'} only"
         for line, target in imports(module, known)
         if (library := target.partition(".")[0]) != root
-        and library not in sys.stdlib_module_names
+        and (library in homes or library not in sys.stdlib_module_names)
         and module.name not in homes.get(library, ())
     ]
 

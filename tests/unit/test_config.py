@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import config
-from appliance.config import Config, HsmSettings, LineSettings, LogSettings, NetworkSettings, load
+from appliance.config import Config, HsmSettings, LibrarySettings, LineSettings, LogSettings, NetworkSettings, load
 from appliance.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,18 @@ pki_serials = ["475290", "0001"]
 operation_timeout = 300
 probe_timeout = 5
 
+[hsm.luna]
+library = "/opt/luna/libCryptoki2_64.so"
+usb_ids = ["1A2b:0001", "1a2b:0002"]
+
+[[hsm.pkcs11]]
+library = "/opt/a.so"
+usb_ids = ["1a2b:0003"]
+
+[[hsm.pkcs11]]
+library = "/opt/b.so"
+usb_ids = ["1a2b:0004"]
+
 [log]
 level = "debug"
 """
@@ -67,7 +79,7 @@ def test_the_defaults_are_as_documented() -> None:
         banner="Network HSM appliance console 0.1.0",
         line=LineSettings("/dev/ttyS0", 115200, "xonxoff", "ignore", 120.0, 600.0),
         network=NetworkSettings(True, Path("/run/appliance/lunash.sock"), "lunash", 1800.0, {}),
-        hsm=HsmSettings((), 120.0, 30.0),
+        hsm=HsmSettings((), 120.0, 30.0, LibrarySettings(None, ()), ()),
         log=LogSettings("info"),
     )
 
@@ -82,7 +94,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         network=NetworkSettings(
             False, Path("/srv/lunash.sock"), "operators", 86400.0, {"alice": "admin", "bob.b": "monitor"}
         ),
-        hsm=HsmSettings(("475290", "0001"), 300.0, 5.0),
+        hsm=HsmSettings(
+            ("475290", "0001"),
+            300.0,
+            5.0,
+            LibrarySettings(Path("/opt/luna/libCryptoki2_64.so"), ((0x1A2B, 1), (0x1A2B, 2))),
+            (LibrarySettings(Path("/opt/a.so"), ((0x1A2B, 3),)), LibrarySettings(Path("/opt/b.so"), ((0x1A2B, 4),))),
+        ),
         log=LogSettings("debug"),
     )
 
@@ -97,11 +115,11 @@ def test_every_field_has_its_key() -> None:
 def test_the_example_states_the_defaults(tmp_path: Path) -> None:
     """The example configuration changes nothing, as it stands and with every key uncommented."""
     example = (ROOT / "systemd" / "console.toml").read_text()
-    uncommented, keys = re.subn(r"(?m)^#(?=[a-z_]+ = )", "", example)
+    uncommented, keys = re.subn(r"(?m)^#(?=[a-z0-9_]+ = )", "", example)
 
     assert load(written(tmp_path, example)) == Config()
     assert load(written(tmp_path, uncommented)) == Config()
-    assert keys == 3 + 6 + 5 + 3 + 1
+    assert keys == 3 + 6 + 5 + 4 + 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -161,6 +179,44 @@ def test_the_host_name_is_the_machines(
             '[hsm]\npki_serials = [""]',
             "hsm.pki_serials",
             "each must be a serial number of 1 to 64 printable ASCII characters without blanks",
+        ),
+        ("[hsm.pkcs11]", "hsm.pkcs11", "must be an array of tables"),
+        ("[[hsm.pkcs11]]", "hsm.pkcs11", "each must have the keys library and usb_ids, and no other"),
+        (
+            '[[hsm.pkcs11]]\nlibrary = "/a.so"\nusb_ids = []',
+            "hsm.pkcs11",
+            "usb_ids is missing: without it no device would belong to the library",
+        ),
+        (
+            '[[hsm.pkcs11]]\nlibrary = ""\nusb_ids = ["1a2b:0001"]',
+            "hsm.pkcs11",
+            "each must have a library and a USB id",
+        ),
+        ("[[hsm.pkcs11]]\nlibrary = 1\nusb_ids = []", "hsm.pkcs11", "must be a string"),
+        (
+            '[[hsm.pkcs11]]\nlibrary = "/a.so"\nusb_ids = ["1a2b:0001"]\n'
+            '[[hsm.pkcs11]]\nlibrary = "/b.so"\nusb_ids = ["1a2b:0001"]',
+            "hsm.pkcs11",
+            "a USB id is listed twice",
+        ),
+        ("[hsm]\nluna = 1", "hsm.luna", "must be a table"),
+        ("[hsm.luna]\npath = 1", "hsm.luna.path", "unknown key"),
+        ('[hsm.luna]\nlibrary = "x.so"', "hsm.luna.library", "must be an absolute path"),
+        ("[hsm.luna]\nlibrary = 1", "hsm.luna.library", "must be a string"),
+        (
+            '[hsm.luna]\nlibrary = "/x.so"',
+            "hsm.luna",
+            "usb_ids is missing: without it no device would belong to the library",
+        ),
+        (
+            '[hsm.luna]\nusb_ids = ["1a2b"]',
+            "hsm.luna.usb_ids",
+            'must be an array of USB ids, such as ["1a2b:0001"]',
+        ),
+        (
+            '[hsm.luna]\nusb_ids = ["1a2b:0001", "1A2B:0001"]',
+            "hsm.luna.usb_ids",
+            "a USB id is listed twice",
         ),
         ('[log]\nlevel = "trace"', "log.level", "must be one of debug, info, warning, error"),
     ],

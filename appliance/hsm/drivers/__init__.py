@@ -9,10 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
+from appliance.config import HsmSettings
 from appliance.hsm.model import Attachment, Probe, Secret
 from appliance.hsm.usb import UsbBus
+
+UNCONFIGURED = HsmSettings()  # the families that need no configuration
 
 Progress = Callable[[str], None]  # called from a worker thread with the name of the step that begins
 
@@ -50,10 +53,15 @@ class Driver(ABC):
 
     family: ClassVar[str]  # the word for configuration, audit and udev, e.g. "openpgp"
     title: ClassVar[str]  # for people, e.g. "OpenPGP card"
-    usb_ids: ClassVar[tuple[UsbId, ...]]
+    usb_ids: tuple[UsbId, ...]
 
     def __init__(self, bus: UsbBus) -> None:
         self.bus = bus
+
+    @classmethod
+    def configured(cls, bus: UsbBus, settings: HsmSettings) -> Self | None:
+        """The driver as this machine is set up; None where it is not set up for the family."""
+        return cls(bus)
 
     def nominated(self, attachment: Attachment) -> bool:
         """Whether the USB id suggests this family."""
@@ -76,10 +84,13 @@ class Driver(ABC):
 
 FAMILIES = {
     "openpgp": "OpenPgpDriver",
+    "luna": "LunaDriver",
+    "pkcs11": "Pkcs11Driver",
 }  # family -> class; the module has the family's name
 
 
-def families(bus: UsbBus) -> tuple[Driver, ...]:
-    """One driver of each family, in the order in which they are asked."""
-    modules = {family: import_module(f"{__name__}.{family}") for family in FAMILIES}
-    return tuple(getattr(modules[family], name)(bus) for family, name in FAMILIES.items())
+def families(bus: UsbBus, settings: HsmSettings = UNCONFIGURED) -> tuple[Driver, ...]:
+    """One driver of each family that this machine is set up for, in the order in which they are asked."""
+    kinds = [getattr(import_module(f"{__name__}.{family}"), name) for family, name in FAMILIES.items()]
+    drivers = [kind.configured(bus, settings) for kind in kinds]
+    return tuple(driver for driver in drivers if driver is not None)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token that only a PKCS#11 module of its vendor's can reach is reset by C_InitToken, with the SO PIN.
+
+The SO PIN is tried once. Logging in with it to see whether it is right would prove nothing: some modules keep it and
+do not ask the token.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+from appliance.config import HsmSettings, LibrarySettings
+from appliance.errors import ProtocolError
+from appliance.hsm.drivers import Connection, Progress, UsbId
+from appliance.hsm.drivers.pkcs11_slot import (
+    PROTECTED_PATH,
+    SO_PIN_FINAL_TRY,
+    SO_PIN_LOCKED,
+    TOKEN_INITIALIZED,
+    USER_PIN_INITIALIZED,
+    SlotDriver,
+    details,
+    present,
+)
+from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
+from appliance.hsm.pkcs11.client import Library, Token
+from appliance.hsm.usb import UsbBus
+
+
+class Pkcs11Driver(SlotDriver):
+    """Whatever an administrator has a PKCS#11 module for."""
+
+    family = "pkcs11"
+    title = "PKCS#11 token"
+
+    def __init__(self, bus: UsbBus, modules: Sequence[LibrarySettings]) -> None:
+        super().__init__(bus)
+        self._libraries = [(module.library, module.usb_ids) for module in modules if module.library]
+        self.usb_ids = tuple(UsbId(*known, self.title) for _, ids in self._libraries for known in ids)
+
+    @classmethod
+    def configured(cls, bus: UsbBus, settings: HsmSettings) -> Self | None:
+        """With the configured modules; None without any."""
+        return cls(bus, settings.pkcs11) if settings.pkcs11 else None
+
+    def normalise(self, serial: str) -> str:
+        """Without blanks around it, in upper case."""
+        return serial.strip().upper()
+
+    def serial_from_usb(self, attachment: Attachment) -> str:
+        """What USB calls it; for a card in a reader that is the reader's."""
+        return self.normalise(attachment.usb_serial)
+
+    def library(self, attachment: Attachment) -> tuple[Path, Collection[tuple[int, int]]]:
+        """The module that was configured for the USB id."""
+        wanted = (attachment.vendor_id, attachment.product_id)
+        return next((path, ids) for path, ids in self._libraries if wanted in ids)
+
+    def connect(self, library: Library, token: Token, attachment: Attachment) -> Connection:
+        """A connection to the token."""
+        return Pkcs11Connection(library, token, self, attachment)
+
+
+class Pkcs11Connection(Connection):
+    """One token in its slot, from the time it was found there."""
+
+    def __init__(self, library: Library, token: Token, driver: Pkcs11Driver, attachment: Attachment) -> None:
+        self._library = library
+        self._found = token
+        self._driver = driver
+        self._attachment = attachment
+
+    def probe(self) -> Probe:
+        """What the token says of itself without a login: private objects are behind the user's PIN."""
+        token = present(self._library, self._found)
+        serial = self._driver.normalise(token.serial)
+        if not serial:
+            raise ProtocolError("the token has no serial number")
+        blank = not token.flags & TOKEN_INITIALIZED
+        objects = 0 if blank else self._library.objects(token.slot)
+        shortcomings = _shortcomings(token, objects)
+        path, _ = self._driver.library(self._attachment)
+        return Probe(
+            serial=serial,
+            state=HsmState.INITIALIZED if shortcomings else HsmState.ZEROIZED,
+            model=token.model or self._driver.title,
+            firmware=token.firmware,
+            label=token.label,
+            obstacle=_obstacle(token),
+            details=(*details(token, path), ("Public Objects", str(objects)), *self._disagreement(serial)),
+            shortcomings=shortcomings,
+            credential=None if blank else _credential(token),
+        )
+
+    def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
+        """C_InitToken; a token that was never initialised holds nothing and is left so, without an SO PIN of ours."""
+        progress("checking that it is still in its slot")
+        token = present(self._library, self._found)
+        if token.flags & TOKEN_INITIALIZED and secret is not None:
+            progress("resetting")
+            self._library.init_token(token.slot, secret)
+
+    def _disagreement(self, serial: str) -> tuple[tuple[str, str], ...]:
+        told = self._driver.serial_from_usb(self._attachment)
+        return (("Serial Numbers", "USB tells another one than the token"),) if told and told != serial else ()
+
+
+def _credential(token: Token) -> Credential:
+    shortest, longest = token.shortest_pin, token.longest_pin
+    return Credential(
+        "SO PIN",
+        f".{{{shortest},{longest}}}",
+        f"The SO PIN has {shortest} to {longest} characters.",
+        1 if token.flags & SO_PIN_FINAL_TRY else None,
+    )
+
+
+def _obstacle(token: Token) -> str:
+    if token.flags & SO_PIN_LOCKED:
+        return "its SO PIN is locked"
+    if token.flags & PROTECTED_PATH:
+        return "it takes its SO PIN on a keypad of its own only"
+    return ""
+
+
+def _shortcomings(token: Token, objects: int) -> tuple[str, ...]:
+    found = []
+    if token.flags & USER_PIN_INITIALIZED:
+        found.append("a user PIN is set")
+    if objects:
+        found.append("there are objects")
+    return tuple(found)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole daemon with a library: one that hangs delays nobody and leaves no process, and what is secret stays so."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.person import Person
+from tests.support.pty_child import PATIENCE, read_until, running, terminal
+from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm
+
+pytestmark = needs_softhsm
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("fault", ["hang", "crash"])
+def test_the_console_does_not_wait(vendor: VendorModule, tmp_path: Path, fault: str, end: signal.Signals) -> None:
+    """A person logs in while the library is stuck; when the daemon ends or is killed, none of its processes is left."""
+    vendor.tell("fault-C_Initialize", fault)
+    with terminal() as (master, port), running(command(port, tmp_path, vendor)) as process:
+        read_until(master, b"login: ", process)
+        os.write(master, b"admin\r")
+        read_until(master, b"assword: ", process)
+        os.write(master, b"PASSWORD\r")
+        read_until(master, b"required to change your password", process)
+        library = library_process(process.pid, vendor)
+        process.send_signal(end)
+        process.wait(PATIENCE)
+        assert all(select.select([watch], [], [], PATIENCE)[0] for watch in library)
+
+
+def test_an_so_pin_is_nowhere_but_in_the_token(vendor: VendorModule, tmp_path: Path) -> None:
+    """A person gives a wrong one, then the right one; neither is on the screen, in the log or in the state folder."""
+    wrong, log = "so-pin-4712", tmp_path / "log"
+    vendor.tell("removable")
+    with terminal() as (master, port), log.open("wb") as said:
+        arguments = command(port, tmp_path, vendor, "pkcs11")
+        with subprocess.Popen(arguments, stdout=said, stderr=said) as process:  # noqa: S603  # of ours
+            try:
+                with Person(os.dup(master)) as person:
+                    person.log_in_first()
+                    refused = reset(person, wrong)
+                    done = reset(person, SO_PIN)
+            finally:
+                process.terminate()
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").iterdir()) + log.read_bytes()
+
+    assert "The token refused the reset." in refused
+    assert "Reason: the SO PIN is wrong (A00000 : CKR_PIN_INCORRECT)" in refused
+    assert "'token backup factoryReset' successful." in done
+    assert vendor.keys() == 0
+    assert b"reset-outcome" in kept
+    assert [secret for secret in (wrong, SO_PIN) if secret in refused + done or secret.encode() in kept] == []
+
+
+def reset(person: Person, pin: str) -> str:
+    """The dialogue, and everything that is shown."""
+    person.type(f"token backup factoryReset -serial {SERIAL} -force\r")
+    shown = person.read_until("SO PIN of this token:\n> $")
+    return shown + person.run(pin)
+
+
+def command(port: str, folder: Path, vendor: VendorModule, family: str = "luna") -> list[str | Path]:
+    """Our daemon, with the vendor's library."""
+    return [sys.executable, "-m", "tests.support.library_daemon", port, folder / "state", vendor.library, family]
+
+
+def library_process(daemon: int, vendor: VendorModule) -> list[int]:
+    """Descriptors for the children of the daemon, once the library was called in one of them."""
+    vendor.reached("C_Initialize")
+    children = " ".join(path.read_text() for path in Path(f"/proc/{daemon}/task").glob("*/children")).split()
+    return [os.pidfd_open(int(child)) for child in children]

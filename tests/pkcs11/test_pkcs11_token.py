@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token of any PKCS#11 module is reset with its SO PIN, and a wrong one costs one try and nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.config import HsmSettings, LibrarySettings
+from appliance.errors import ResetUnsupported
+from appliance.hsm.drivers import families
+from appliance.hsm.drivers.pkcs11 import Pkcs11Driver
+from appliance.hsm.model import Credential, HsmState, Outcome, Secret
+from appliance.hsm.pkcs11 import client
+from appliance.hsm.usb import UsbBus
+from tests.support.fake_driver import attachment
+from tests.support.luna_house import LUNA, USB_IDS, Plugs, house
+from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm
+
+pytestmark = needs_softhsm
+
+PLACE = replace(LUNA, usb_serial="reader 1")  # a reader's number is not its card's
+WRONG = "so-pin-4712"
+
+
+@pytest.fixture
+def module(vendor: VendorModule) -> VendorModule:
+    """The vendor's module with a slot like a card reader's."""
+    vendor.tell("slot", "Reader 0")
+    vendor.tell("removable")
+    return vendor
+
+
+def driver(vendor: VendorModule, plugs: Plugs) -> Pkcs11Driver:
+    """The driver for the module."""
+    return Pkcs11Driver(plugs, [LibrarySettings(vendor.library, tuple(USB_IDS))])
+
+
+async def test_a_token_is_shown(module: VendorModule, tmp_path: Path) -> None:
+    """What speaks against factory state, what it wants to be given, and that USB tells another serial number."""
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+
+    assert (device.serial, device.state, device.problem) == (SERIAL, HsmState.INITIALIZED, "")
+    assert device.probe is not None
+    assert device.probe.shortcomings == ("a user PIN is set", "there are objects")
+    assert device.probe.credential == Credential("SO PIN", ".{4,255}", "The SO PIN has 4 to 255 characters.")
+    assert device.probe.details[2:] == (
+        ("Public Objects", "1"),
+        ("Serial Numbers", "USB tells another one than the token"),
+    )
+
+
+async def test_the_right_so_pin_resets(module: VendorModule, tmp_path: Path) -> None:
+    """Another program finds the key before and not after; the token reads back without objects and user PIN."""
+    before = module.keys()
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        report = await made.reset(secret=Secret(SO_PIN))
+        await made.settled()
+        [device] = made.devices
+        recorded = made.recorded()
+
+    assert (report.outcome, report.reason) == (Outcome.DONE, "")
+    assert (before, module.keys(), device.state) == (1, 0, HsmState.ZEROIZED)
+    assert SO_PIN not in recorded
+
+
+async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path) -> None:
+    """The reset is not done, nothing is begun, the key is there, and the PIN is on no record."""
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        report = await made.reset(secret=Secret(WRONG))
+        begun, recorded = made.manager.begun(SERIAL), made.recorded()
+
+    assert (report.outcome, report.reason) == (Outcome.NOT_DONE, "the SO PIN is wrong (A00000 : CKR_PIN_INCORRECT)")
+    assert (module.calls("C_InitToken"), module.keys(), begun) == (1, 1, False)
+    assert "reset-outcome" in recorded
+    assert WRONG not in recorded
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "keys"),
+    [
+        ("fault-C_InitToken E2", Outcome.NOT_DONE, 1),
+        ("fault-C_InitToken A2", Outcome.NOT_DONE, 1),
+        ("fault-C_InitToken B6", Outcome.NOT_DONE, 1),
+        ("fault-C_InitToken 30", Outcome.UNKNOWN, 1),
+        ("fault-C_InitToken hang", Outcome.UNKNOWN, 1),
+        ("fault-C_InitToken crash", Outcome.UNKNOWN, 1),
+        ("after-C_InitToken 32", Outcome.DONE, 0),
+        ("after-C_InitToken hang", Outcome.DONE, 0),
+        ("after-C_InitToken crash", Outcome.DONE, 0),
+    ],
+)
+async def test_a_fault_has_an_outcome(
+    module: VendorModule, tmp_path: Path, fault: str, outcome: Outcome, keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not done is what a token that is as it was has refused; done is what was read back; the rest is not known."""
+    monkeypatch.setattr(client, "RESET_TIMEOUT", 1.0)
+    module.tell(*fault.split())
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        report = await made.reset(secret=Secret(SO_PIN))
+
+    assert (report.outcome, module.keys()) == (outcome, keys)
+    assert (module.calls("C_InitToken"), SO_PIN in report.reason) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "obstacle"),
+    [("400000", "its SO PIN is locked"), ("100", "it takes its SO PIN on a keypad of its own only")],
+)
+async def test_what_cannot_be_reset_says_so(module: VendorModule, tmp_path: Path, flags: str, obstacle: str) -> None:
+    """A token that would take no SO PIN from us is not given one."""
+    module.tell("flags", flags)
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        with pytest.raises(ResetUnsupported, match=obstacle):
+            await made.reset(secret=Secret(SO_PIN))
+
+    assert module.calls("C_InitToken") == 0
+
+
+async def test_the_last_try_is_told(module: VendorModule, tmp_path: Path) -> None:
+    """Before the SO PIN is asked for, a person knows that a wrong one would be the last."""
+    module.tell("flags", "200000")
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+
+    assert device.probe is not None
+    assert device.probe.credential is not None
+    assert device.probe.credential.tries_left == 1
+
+
+async def test_a_blank_token_is_left_blank(module: VendorModule, tmp_path: Path) -> None:
+    """One that was never initialised wants no SO PIN, and is given none."""
+    module.tell("zeroized")
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+        report = await made.reset()
+
+    assert device.probe is not None
+    assert (device.state, device.probe.credential) == (HsmState.ZEROIZED, None)
+    assert (report.outcome, module.calls("C_InitToken")) == (Outcome.DONE, 0)
+
+
+def test_each_device_has_its_own_module() -> None:
+    """The USB id decides which of the configured modules is loaded; without any there is no such family."""
+    modules = [LibrarySettings(Path(f"/{name}.so"), ((0x1A2B, number),)) for number, name in enumerate("ab", start=1)]
+    [found] = [found for found in families(UsbBus(), HsmSettings(pkcs11=tuple(modules))) if found.family == "pkcs11"]
+
+    assert isinstance(found, Pkcs11Driver)
+    assert found.library(attachment(vendor=0x1A2B)) == (Path("/a.so"), ((0x1A2B, 1),))
+    assert "pkcs11" not in [found.family for found in families(UsbBus())]
