@@ -46,24 +46,35 @@ BUSY = (0xE0, 0xF2)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A short command APDU (ISO 7816-4, 5.1); data of any length, which is then sent as a chain (5.1.1.1)."""
+    """A command APDU (ISO 7816-4, 5.1), in the extended form when more than 256 bytes of answer are wanted.
+
+    Data of a short one may be of any length and is then sent as a chain (5.1.1.1); of an extended one, 65535 bytes.
+    """
 
     ins: int
     p1: int = 0
     p2: int = 0
     data: bytes = field(default=b"", repr=False)  # may be a PIN
-    le: int | None = None  # bytes of answer wanted, 1..256; None when none is expected
+    le: int | None = None  # bytes of answer wanted, 1..65536; None when none is expected
     cla: int = 0
 
+    @property
+    def extended(self) -> bool:
+        """Whether the lengths take two bytes each; not every reader or card knows that form."""
+        return self.le is not None and self.le > 256
+
     def encode(self) -> bytes:
-        """The bytes of one APDU; `data` must be of at most 255 bytes."""
+        """The bytes of one APDU; `data` of a short one must be of at most 255 bytes."""
         head = bytes([self.cla, self.ins, self.p1, self.p2])
-        body = bytes([len(self.data)]) + self.data if self.data else b""
-        return head + body + (b"" if self.le is None else bytes([self.le & 0xFF]))
+        size = 2 if self.extended else 1
+        mark = b"\0" if self.extended else b""
+        body = len(self.data).to_bytes(size) + self.data if self.data else b""
+        return head + mark + body + (b"" if self.le is None else (self.le % (1 << 8 * size)).to_bytes(size))
 
     def links(self) -> Iterator[Self]:
         """The commands of the chain, the last with the original class byte."""
-        parts = [self.data[start : start + 255] for start in range(0, len(self.data), 255)] or [b""]
+        size = 0xFFFF if self.extended else 0xFF
+        parts = [self.data[start : start + size] for start in range(0, len(self.data), size)] or [b""]
         for part in parts[:-1]:
             yield replace(self, cla=self.cla | 0x10, data=part, le=None)
         yield replace(self, data=parts[-1])
@@ -266,6 +277,11 @@ class Card:
         self._messages = Messages(pipe, longest, clock)
         self._exchange = self._level()
 
+    @property
+    def short_only(self) -> bool:
+        """Whether the reader takes no extended APDU."""
+        return isinstance(self._exchange, ShortApduLevel)
+
     def _level(self) -> Exchange:
         match self._reader.features >> 16 & 0x07:
             case 0x02:
@@ -325,7 +341,8 @@ class Card:
 
     def _transmit_one(self, command: Command, deadline: float) -> Response:
         response = self._exchange_one(command, deadline)
-        if response.status >> 8 == 0x6C:  # ISO 7816-4, 5.3.4: the right length is in SW2
+        # ISO 7816-4, 5.3.4: the right length is in SW2. A command that asked for nothing is not sent twice.
+        if response.status >> 8 == 0x6C and command.le is not None:
             return self._exchange_one(replace(command, le=response.status & 0xFF or 256), deadline)
         return response
 

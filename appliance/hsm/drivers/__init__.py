@@ -76,10 +76,11 @@ class Driver(ABC):
 
 FAMILIES = {
     "openpgp": "OpenPgpDriver",
+    "smartcard-hsm": "SmartcardHsmDriver",
 }  # family -> class; the module has the family's name
 
 
 def families(bus: UsbBus) -> tuple[Driver, ...]:
     """One driver of each family, in the order in which they are asked."""
-    modules = {family: import_module(f"{__name__}.{family}") for family in FAMILIES}
+    modules = {family: import_module(f"{__name__}.{family.replace('-', '_')}") for family in FAMILIES}
     return tuple(getattr(modules[family], name)(bus) for family, name in FAMILIES.items())
