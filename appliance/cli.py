@@ -151,7 +151,7 @@ def _ssh_user_add(options: argparse.Namespace) -> int:
 
 
 def _token_new(options: argparse.Namespace) -> int:
-    from appliance.simulator.device import new_token
+    from appliance.simulator.families import new_token
 
     new_token(options.file, options.serial, options.with_keys)
     return _OK

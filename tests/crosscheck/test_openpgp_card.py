@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from appliance.simulator.device import new_token
-from appliance.simulator.flash import ADMIN_PIN, USER_PIN, Flash, Slot, load
+from appliance.simulator.families import new_token
 from appliance.simulator.openpgp_card import OpenPgpCard
-from appliance.simulator.openpgp_data import FINGERPRINT
+from appliance.simulator.openpgp_flash import ADMIN_PIN, FINGERPRINT, USER_PIN, OpenPgpFlash, Slot
+from tests.support.tokens import openpgp
 from tests.support.vpcd import Desk, desk, missing
 
 SERIAL = "00667788"
@@ -45,13 +45,13 @@ def card(folder: Path) -> OpenPgpCard:
     """A card with its three keys, in no file."""
     path = folder / "a.token"
     new_token(path, SERIAL, 3)
-    return OpenPgpCard(load(path.read_bytes()), lambda flash: None)
+    return OpenPgpCard(openpgp(path.read_bytes()), lambda flash: None)
 
 
 @pytest.fixture
 def blank() -> OpenPgpCard:
     """A card in factory state."""
-    return OpenPgpCard(Flash.new(SERIAL), lambda flash: None)
+    return OpenPgpCard(OpenPgpFlash.new(SERIAL), lambda flash: None)
 
 
 def gpg(at: Desk, *arguments: str, typed: str = "") -> str:
@@ -77,7 +77,7 @@ def verifies(public: bytes, signature: bytes, digest: bytes) -> bool:
     return True
 
 
-def fingerprints(flash: Flash) -> list[str]:
+def fingerprints(flash: OpenPgpFlash) -> list[str]:
     """The fingerprints that the card holds, as GnuPG writes them."""
     return [flash.objects[FINGERPRINT[slot]].hex().upper() for slot in Slot]
 

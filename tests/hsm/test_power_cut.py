@@ -17,9 +17,10 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
 from appliance.hsm.usb import UsbBus
 from appliance.simulator.bus import FolderBus
-from appliance.simulator.device import new_token
-from appliance.simulator.flash import Flash, load
+from appliance.simulator.families import new_token
+from appliance.simulator.openpgp_flash import OpenPgpFlash
 from tests.support.killed_reset import SERIAL, TOKEN
+from tests.support.tokens import openpgp
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 300.0  # seconds
@@ -36,14 +37,14 @@ def ruins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted((folder for folder in root.iterdir() if folder.is_dir()), key=lambda folder: int(folder.name))
 
 
-def flash(folder: Path) -> Flash:
+def flash(folder: Path) -> OpenPgpFlash:
     """What the token remembers."""
-    return load((folder / TOKEN).read_bytes())
+    return openpgp((folder / TOKEN).read_bytes())
 
 
-def pristine(folder: Path) -> Flash:
+def pristine(folder: Path) -> OpenPgpFlash:
     """What it remembered before."""
-    return load((folder.parent / "pristine").read_bytes())
+    return openpgp((folder.parent / "pristine").read_bytes())
 
 
 def events(folder: Path) -> Iterator[str]:

@@ -15,7 +15,7 @@ import usb.core
 from appliance.hsm.hotplug import HotplugSource, Plugged, Rescan
 from appliance.hsm.model import Attachment
 from appliance.simulator.bus import ADDRESSES, FolderBus
-from appliance.simulator.device import new_token
+from appliance.simulator.families import new_token
 from appliance.simulator.inotify import IN_Q_OVERFLOW, Happening, Inotify
 from tests.support.simulated import ACTIVATE, SELECT, SERIAL, TERMINATE, VERIFY_ADMIN, Plugs, token
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of simulated tokens, with faults."""
+"""Files of simulated tokens: made with faults, and read."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from appliance.simulator.device import new_token
+from appliance.simulator.families import load, new_token
+from appliance.simulator.openpgp_flash import OpenPgpFlash
 
 
 def make_token(path: Path, serial: str, keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> Path:
@@ -16,3 +17,10 @@ def make_token(path: Path, serial: str, keys: int = 0, faults: Sequence[Mapping[
         content["faults"] = list(faults)
         path.write_text(json.dumps(content))
     return path
+
+
+def openpgp(contents: bytes) -> OpenPgpFlash:
+    """What an OpenPGP card remembers."""
+    flash = load(contents)
+    assert isinstance(flash, OpenPgpFlash)
+    return flash
