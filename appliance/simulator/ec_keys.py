@@ -41,10 +41,14 @@ def imported(kek: bytes, name: str, private: bytes) -> Key:
 
 def sign(kek: bytes, name: str, key: Key, digest: bytes) -> bytes:
     """The ECDSA signature of a hash, r and s side by side. Raises `ValueError` for a length that no hash has."""
+    return b"".join(number.to_bytes(SIZE, "big") for number in decode_dss_signature(sign_der(kek, name, key, digest)))
+
+
+def sign_der(kek: bytes, name: str, key: Key, digest: bytes) -> bytes:
+    """The same as ASN.1 has it (RFC 3279, 2.2.3)."""
     if len(digest) not in _HASHES:
         raise ValueError("no hash has this length")
-    signature = _private(kek, name, key).sign(digest, ec.ECDSA(Prehashed(_HASHES[len(digest)])))
-    return b"".join(number.to_bytes(SIZE, "big") for number in decode_dss_signature(signature))
+    return _private(kek, name, key).sign(digest, ec.ECDSA(Prehashed(_HASHES[len(digest)])))
 
 
 def agree(kek: bytes, name: str, key: Key, point: bytes) -> bytes:

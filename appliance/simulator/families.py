@@ -15,6 +15,8 @@ from appliance.simulator.descriptors import Looks
 from appliance.simulator.memory import FORMAT, Flash, Memory, serial_in
 from appliance.simulator.openpgp_card import OpenPgpCard
 from appliance.simulator.openpgp_flash import OpenPgpFlash
+from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
+from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash, usb_serial
 from appliance.simulator.token_file import create
 
 MOST_KEYS = 3  # that a new token can be given
@@ -49,8 +51,11 @@ class Family:
 
 # USB ids that the drivers know.
 OPENPGP = Family(OpenPgpFlash, OpenPgpCard, Looks(0x234B, 0x0000, "Simulated OpenPGP token"), "SIM-0.1-{}".format)
+SMARTCARD_HSM = Family(
+    SmartcardHsmFlash, SmartcardHsmCard, Looks(0x20A0, 0x4230, "Simulated SmartCard-HSM token"), usb_serial
+)
 
-FAMILIES = {family.name: family for family in (OPENPGP,)}
+FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM)}
 
 
 def load(contents: bytes) -> Flash:
