@@ -9,9 +9,11 @@ from appliance.simulator.families import load, new_token
 from appliance.simulator.openpgp_flash import OpenPgpFlash
 
 
-def make_token(path: Path, serial: str, keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> Path:
+def make_token(
+    path: Path, serial: str, keys: int = 0, faults: Sequence[Mapping[str, object]] = (), family: str = "openpgp"
+) -> Path:
     """Make the file of a token; `faults` is its list of misdeeds (simulator/faults.py)."""
-    new_token(path, serial, keys)
+    new_token(path, serial, keys, family)
     if faults:
         content = json.loads(path.read_text())
         content["faults"] = list(faults)
