@@ -20,6 +20,7 @@ from typing import Protocol, Self
 from appliance.chain import LONGEST_RECORD, ORIGIN, ChainFile, Field, Link, follow, parse, read_head
 from appliance.errors import StateError
 from appliance.files import write_atomically
+from appliance.journald import AUDIT_RECORD
 from appliance.log import get_logger
 
 LOG_NAME = "audit.jsonl"  # in the state folder
@@ -108,11 +109,12 @@ class AuditLog:
         """
         if not RESERVED.isdisjoint(fields):
             raise ValueError(f"reserved names: {', '.join(sorted(RESERVED.intersection(fields)))}")
-        record: dict[str, Field] = {"event": event, "actor": actor, "origin": origin, **fields}
+        said: dict[str, Field] = {"actor": actor, "origin": origin, **fields}
+        bounded = {key: _bounded(value) for key, value in said.items()}
         with self._lock:
             time = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
-            link = self._chain.add(time, {key: _bounded(value) for key, value in record.items()})
-        _log.info("audit record", seq=link.seq, hash=link.hash, record=event)
+            link = self._chain.add(time, {"event": event, **bounded})
+        _log.info(AUDIT_RECORD, record=event, seq=link.seq, hash=link.hash, **bounded)
         return link.seq
 
     async def record(self, event: str, *, actor: str, origin: str, **fields: Field) -> int:
@@ -133,7 +135,7 @@ class AuditLog:
             try:
                 await self.record(event, actor=actor, origin=origin, **fields, outcome=attempt.word)
             except StateError as error:
-                _log.error("audit record lost", record=event, outcome=attempt.word, reason=str(error))
+                _log.error("audit record lost", audited=event, outcome=attempt.word, reason=str(error))
             raise
         await self.record(event, actor=actor, origin=origin, **fields, outcome=attempt.word)
 

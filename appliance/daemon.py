@@ -157,7 +157,7 @@ class Daemon:
         try:
             await self._door.start(inherited[0][1] if inherited else listen(network.socket, network.group))
         except ApplianceError as error:
-            self._complain(f"The network door is closed: {error}")
+            self._complain("network door", f"The network door is closed: {error}")
 
     def _session(self, terminal: Terminal, account: Account, origin: Origin, where: str) -> Session:
         return Session(terminal, account, origin, where, self._services)
@@ -175,7 +175,7 @@ class Daemon:
     def _check_hearing(self) -> None:
         if (deaf := self._source.deaf()) and deaf not in self._deafness:
             self._deafness.add(deaf)
-            self._complain(f"USB plug events cannot be heard: {deaf}.")
+            self._complain("plug events", f"USB plug events cannot be heard: {deaf}.")
 
     def _take_folder(self, folder: Path) -> None:
         """Have the state folder for this process alone. Raises `StateError` when another daemon has it.
@@ -186,16 +186,18 @@ class Daemon:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock_folder(folder)  # until the process ends
             if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                self._complain(f"Others can replace what is in the state folder {folder}: its mode must be 0700.")
+                self._complain(
+                    "state folder", f"Others can replace what is in the state folder {folder}: its mode must be 0700."
+                )
         except OSError as error:
-            self._complain(f"The state folder {folder} cannot be made or locked: {error.strerror}.")
+            self._complain("state folder", f"The state folder {folder} cannot be made or locked: {error.strerror}.")
 
     def _open_store(self, path: Path) -> AccountStore:
         try:
             return AccountStore.open(path)
         except StateError as error:
             self._without_accounts = True
-            self._complain(f"Nobody can log in. The accounts are not available: {error}. {_MEND}")
+            self._complain("accounts", f"Nobody can log in. The accounts are not available: {error}. {_MEND}")
             return AccountStore(path, {})
 
     def _open_audit(self, path: Path) -> AuditLog:
@@ -204,19 +206,22 @@ class Daemon:
         try:
             return AuditLog.open(path)
         except StateError as error:
-            self._complain(f"No token can be reset. The audit trail is not available: {error}. {_MEND}")
+            self._complain("audit trail", f"No token can be reset. The audit trail is not available: {error}. {_MEND}")
             return NoAudit(error.reason)
 
     def _open_journal(self, path: Path) -> Journal:
         try:
             return Journal.open(path)
         except StateError as error:
-            self._complain(f"No token can be reset. The record of unfinished resets is not available: {error}. {_MEND}")
+            self._complain(
+                "unfinished resets",
+                f"No token can be reset. The record of unfinished resets is not available: {error}. {_MEND}",
+            )
             return NoJournal(error.reason)
 
-    def _complain(self, sentence: str) -> None:
+    def _complain(self, part: str, sentence: str) -> None:
         self._problems.append(sentence)
-        _log.error("part not available", reason=sentence)
+        _log.error("part not available", part=part, reason=sentence)
 
     async def _note(self, event: str, **fields: str) -> None:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operational log is JSON lines on stderr, which systemd hands to the journal; secrets do not reach it.
+"""The operational log is JSON lines on stderr, or in the journal with their fields; secrets do not reach it.
 
 This is the only module that imports structlog. Everybody else asks `get_logger` and writes short lower-case events with
 ``key=value`` fields. The audit trail is something else: see `appliance.audit`.
@@ -17,6 +17,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger as Logger
 from structlog.typing import Processor
 
+from appliance import journald
+
 LONGEST_VALUE = 1024  # characters of one value; what comes from a device or a person may be of any length
 LONGEST_TRACEBACK = 8192  # characters, of which the last are kept: they name the error
 HIDDEN = "[hidden]"
@@ -30,6 +32,8 @@ PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 def configure(level: str) -> None:
     """Send events of `level` ("debug", "info", "warning", "error") and above to stderr, one JSON object per line.
+
+    Where stderr is the journal, it gets them with their fields; should it not take one, that goes to stderr after all.
 
     Warnings of the standard library and of other libraries take the same way. Raises `KeyError` for another level.
     """
@@ -57,10 +61,8 @@ def _configure_structlog(threshold: int, *, in_journal: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.format_exc_info,
         redact,
-        structlog.processors.JSONRenderer(),
+        _send_to_journal if in_journal else _json,
     ]
-    if in_journal:
-        processors.append(_prefix_priority)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -93,9 +95,19 @@ def _plain(key: str, value: object) -> object:
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "[cut]"
 
 
-def _prefix_priority(_logger: Any, method: str, line: Any) -> str:
-    """The priority in the form of sd-daemon(3), which the journal takes off the line again."""
-    return f"<{PRIORITIES.get(method, 5)}>{line}"
+_json = structlog.processors.JSONRenderer()
+
+
+def _send_to_journal(logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+    """The last processor under systemd: the event is in the journal, and dropped here, or becomes a line for stderr.
+
+    The line begins with the priority in the form of sd-daemon(3), which the journal takes off again.
+    """
+    line = str(_json(logger, method, fields))
+    priority = PRIORITIES.get(method, 5)
+    if journald.send(line, priority, fields):
+        raise structlog.DropEvent
+    return f"<{priority}>{line}"
 
 
 def _stderr_is_journal() -> bool:

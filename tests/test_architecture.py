@@ -28,6 +28,7 @@ KNOWN = {module.name for module in MODULES}
 LEAVES = ("appliance.errors", "appliance.files", "appliance.log")
 GROUND = (*LEAVES, "appliance.audit", "appliance.config", "appliance.systemd")
 SESSION = ("appliance.shell.session", "appliance.shell.invocation")  # all that the console knows of the shell
+CCID = tuple(f"appliance.hsm.{name}" for name in ("atr", "t1", "t1_block", "ccid_messages", "ccid_levels"))
 DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance": (),
     "appliance.__main__": ("appliance.cli",),
@@ -41,7 +42,12 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.hsm": (*GROUND, "appliance.hsm"),
     "appliance.hsm.model": (),
     "appliance.hsm.usb": (*LEAVES, "appliance.hsm.model"),
-    "appliance.hsm.ccid": (*LEAVES, "appliance.hsm.model", "appliance.hsm.usb"),
+    "appliance.hsm.atr": LEAVES,
+    "appliance.hsm.t1_block": LEAVES,
+    "appliance.hsm.t1": (*LEAVES, "appliance.hsm.t1_block"),
+    "appliance.hsm.ccid_messages": (*LEAVES, "appliance.hsm.usb"),
+    "appliance.hsm.ccid_levels": (*LEAVES, *CCID),
+    "appliance.hsm.ccid": (*LEAVES, "appliance.hsm.model", "appliance.hsm.usb", *CCID),
     "appliance.hsm.hotplug": (*LEAVES, "appliance.hsm.model"),
     "appliance.hsm.drivers": (
         *LEAVES,
@@ -51,12 +57,13 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
         "appliance.hsm.drivers",
     ),
     "appliance.simulator": (*LEAVES, "appliance.simulator", "appliance.hsm"),
-    "appliance.audit": (*LEAVES, "appliance.chain"),
+    "appliance.audit": (*LEAVES, "appliance.chain", "appliance.journald"),
     "appliance.chain": LEAVES,
     "appliance.config": LEAVES,
     "appliance.systemd": LEAVES,
     "appliance.files": ("appliance.errors",),
-    "appliance.log": ("appliance.errors",),
+    "appliance.log": ("appliance.errors", "appliance.journald"),
+    "appliance.journald": (),
     "appliance.errors": (),
 }
 

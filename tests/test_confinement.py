@@ -37,11 +37,13 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
         "import hashlib; hashlib.scrypt(b'', salt=b'', n=2**14, r=8, p=1)",
         "import asyncio; asyncio.run(asyncio.to_thread(int))",
         "import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15); socket.socketpair()",
+        "import tempfile; from socket import *; from appliance import journald as j; s = socket(AF_UNIX, SOCK_DGRAM);"
+        "j.SOCKET = tempfile.mkdtemp() + '/s'; s.bind(j.SOCKET); assert j.send('text', 6, {}) and s.recv(99)",
         "import os, tempfile; f = tempfile.TemporaryFile(); os.fchmod(f.fileno(), 0o600); os.fsync(f.fileno())",
     ],
 )
 def test_what_the_daemon_does_is_allowed(code: str) -> None:
-    """Libraries through ctypes, child processes, threads, scrypt, netlink and durable files all work."""
+    """Libraries through ctypes, child processes, threads, scrypt, netlink, the journal and durable files all work."""
     result = python(code)
 
     assert (result.returncode, result.stderr) == (0, "")

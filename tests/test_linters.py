@@ -5,12 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.checkout import ROOT, tracked_files
+
 README = ROOT / "README.md"
 
 # ruff reads no setup.cfg, so its rules stand here.
@@ -122,15 +122,6 @@ def foreign_words(checkout: Path) -> re.Pattern[str]:
     own = rf"{re.escape(str(checkout))}\b" if STANDARD_FOLDERS.fullmatch(top) else f"/{re.escape(top)}/"
     hosts = (re.escape(host) for host in REGISTRIES)
     return re.compile("|".join([rf"(?<![\w./-])(?:{own}|/home/\w|/root/[\w.])", *hosts]))
-
-
-def tracked_files() -> Iterator[Path]:
-    """Every file that belongs to the project, whoever owns the checkout."""
-    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # git, fixed
-    if result.returncode:
-        pytest.skip(f"git knows no files here: {result.stderr.strip()}")
-    yield from (ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file())
 
 
 def test_no_file_knows_the_machine_it_was_written_on() -> None:

@@ -40,7 +40,9 @@ def verify(root: Path, *, replace: tuple[str, str] = ("", "")) -> subprocess.Com
         path = root / "usr/bin" / program
         path.parent.mkdir(exist_ok=True)
         path.touch(mode=0o755)
-    return analyze("verify", f"--root={root}", "appliance-console@ttyS0.service", "appliance-console@ttyS0.socket")
+    return analyze(
+        "verify", "--man=no", f"--root={root}", "appliance-console@ttyS0.service", "appliance-console@ttyS0.socket"
+    )
 
 
 def security(unit: Path, threshold: int) -> int:
@@ -145,6 +147,11 @@ def test_the_socket_reaches_the_service_of_its_instance() -> None:
     assert SERVICE.stem == SOCKET.stem
     assert not settings(SOCKET).keys() & {"Service", "Accept"}
     assert "appliance-console@%i.socket" in settings(SERVICE)["Wants"]
+
+
+def test_the_door_ends_with_the_console_that_is_disabled() -> None:
+    """A socket that stayed after `systemctl disable --now` of the service would start it at the next connection."""
+    assert settings(SOCKET)["StopWhenUnneeded"] == ["yes"]
 
 
 @needs_systemd_analyze

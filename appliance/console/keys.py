@@ -144,5 +144,9 @@ class Keyboard:
 
 
 def _printable(character: str) -> Stroke:
-    """A character as it is; one of the C1 controls, to which a terminal might react, is no character."""
-    return Key.UNKNOWN if "\x80" <= character <= "\x9f" else character
+    """A character as it is; one of the C1 controls, to which a terminal might react, is no character.
+
+    Nor is it as a byte of its own: an 8-bit terminal reacts to that, and behind a byte C2 a UTF-8 terminal does, too.
+    """
+    controls = "\x80" <= character <= "\x9f" or "\udc80" <= character <= "\udc9f"
+    return Key.UNKNOWN if controls else character

@@ -7,7 +7,8 @@ busy meanwhile, and stands in nobody's way.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +34,9 @@ from appliance.hsm.worker import in_thread
 from appliance.log import get_logger
 
 _log = get_logger(__name__)
+
+ASKED_AT_ONCE = 4  # devices; more threads would take the processor from the loop, and so from the console
+PATIENCE = 1.0  # seconds after which a device that has not answered makes room for the next
 
 _ACTOR = "system"  # in the audit, for what no person did
 
@@ -73,6 +77,7 @@ class Manager:
         self._resets: dict[asyncio.Task[Report], Device] = {}
         self._unannounced: dict[Attachment, str] = {}  # arrivals that the audit does not know yet: present or plug
         self._noting: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def start(self) -> None:
         """Begin to listen; returns when the first scan is applied, while the devices are still being asked."""
@@ -183,6 +188,7 @@ class Manager:
             self._announce(device)
             self._note("unplug", device)
         for device in changes.appeared:
+            _log.info("device heard", usb_id=device.attachment.usb_id, port=device.attachment.port)
             self._unannounced[device.attachment] = "plug" if self._scanned.is_set() else "present"
             self._ask(device.attachment)
         if isinstance(event, Rescan):
@@ -202,7 +208,8 @@ class Manager:
     async def _identify(self, attachment: Attachment) -> None:
         for driver in self._registry.nominees(attachment):
             try:
-                probe = await self._probe(driver, attachment)
+                async with self._turn():
+                    probe = await self._probe(driver, attachment)
             except NotThisFamily as problem:
                 _log.info("not this family", family=driver.family, usb_id=attachment.usb_id, reason=str(problem))
                 continue
@@ -214,10 +221,20 @@ class Manager:
                 serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
                 device = self._registry.learn(attachment, driver.family, serial, probe=probe)
             if device is not None:
+                _log.info("device asked", serial=device.serial, state=device.state, port=attachment.port)
                 self._announce(device)
             return
         self._registry.forget(attachment)
         self._unannounced.pop(attachment, None)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until few devices are being asked; one that keeps silent is not counted among them for long."""
+        await self._room.acquire()
+        with ExitStack() as place:  # left once: at the end, or when the time is over
+            place.callback(self._room.release)
+            place.callback(asyncio.get_running_loop().call_later(PATIENCE, place.close).cancel)
+            yield
 
     async def _probe(self, driver: Driver, attachment: Attachment) -> Probe:
         """What the device says of itself. Raises `DeviceError`, at the latest when the time is over."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's side of CCID: one slot, one card that is always in it, short APDU level.
+"""The device's side of CCID: one slot, one card that is always in it; APDUs or blocks are passed on as they come.
 
 Numbers in parentheses are sections of the CCID specification, revision 1.1.
 """
@@ -53,8 +53,12 @@ class CardMute(Exception):
     """The card does not answer, or cannot be asked."""
 
 
+class CardSilent(Exception):
+    """The card has let the time pass in which a block was to come; it has its power still."""
+
+
 class Card(Protocol):
-    """What is in the slot. Every method may raise `CardMute`."""
+    """What is in the slot: a card, or one that is spoken to in blocks. Every method may raise `CardMute`."""
 
     def power_on(self) -> bytes:
         """The answer to reset."""
@@ -63,7 +67,7 @@ class Card(Protocol):
         """Take the power away."""
 
     def transmit(self, apdu: bytes) -> bytes:
-        """The response APDU."""
+        """The response APDU, or the next block; for a block that does not come, raises `CardSilent`."""
 
 
 class Failed(Exception):
@@ -167,7 +171,10 @@ class CcidReader:
             raise Failed(_LEVEL)
         if self._status != _ACTIVE:
             raise Failed(SlotError.MUTE)
-        return self._card.transmit(content)
+        try:
+            return self._card.transmit(content)
+        except CardSilent as silent:
+            raise Failed(SlotError.MUTE) from silent
 
     def _set_parameters(self, protocol: int, content: bytes) -> bytes:
         if protocol != _T1:

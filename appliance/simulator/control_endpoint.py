@@ -11,7 +11,8 @@ from appliance.simulator import descriptors
 _ENDPOINT_HALT = 0  # the feature (table 9-6)
 _CONTROL = (0x00, 0x80)  # endpoint 0 in both directions: it is never halted
 _BULK = (descriptors.OUT, descriptors.IN)
-_CLOCK, _DATA_RATE = descriptors.CCID[10:14], descriptors.CCID[19:23]  # dwDefaultClock, dwDataRate (CCID 5.1)
+_CCID = descriptors.CCID[descriptors.Level.APDU]  # the readers are alike in what follows
+_CLOCK, _DATA_RATE = _CCID[10:14], _CCID[19:23]  # dwDefaultClock, dwDataRate (CCID 5.1)
 
 
 class ControlledDevice(Protocol):
@@ -19,6 +20,7 @@ class ControlledDevice(Protocol):
 
     looks: descriptors.Looks
     usb_serial: str
+    level: descriptors.Level
     configuration: int
 
     def reset(self) -> None: ...
@@ -35,7 +37,7 @@ def control(device: ControlledDevice, kind: int, request: int, value: int, index
     """
     match kind, request:
         case 0x80, 0x06:  # GET_DESCRIPTOR (9.4.3)
-            return descriptors.descriptor(device.looks, device.usb_serial, value)
+            return descriptors.descriptor(device.looks, device.usb_serial, device.level, value)
         case 0x80, 0x00 if (value, index) == (0, 0):  # GET_STATUS (9.4.5): on the bus's power
             return b"\0\0"
         case 0x81, 0x00 if (value, index) == (0, 0):

@@ -6,6 +6,7 @@ Layouts: USB 2.0, 9.6, and the CCID specification 1.1, 5.1.
 
 import struct
 from dataclasses import dataclass
+from enum import StrEnum
 
 CCID_CLASS = 0x0B
 OUT, IN = 0x01, 0x81  # the bulk endpoints
@@ -17,23 +18,35 @@ _ENGLISH = 0x0409
 
 _DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT, _CCID = 1, 2, 3, 4, 5, 0x21
 
-# Configuration by ATR, voltage, clock, baud rate, parameter negotiation and IFSD are automatic; short APDU level.
-FEATURES = 0x0002047A
+
+class Level(StrEnum):
+    """What the host exchanges with the reader (CCID 1.1, 3.2); ``reader`` in a token file says which."""
+
+    APDU = "apdu"  # short ones
+    TPDU = "tpdu"  # blocks of T=1
+
+
+# Configuration by ATR, voltage, clock and baud rate are automatic. At APDU level so are the negotiation of parameters
+# and IFSD; at TPDU level only the selection of what the host has set, as in a Nitrokey HSM.
+FEATURES = {Level.APDU: 0x0002047A, Level.TPDU: 0x000100BA}
 _CLOCK, _RATE = 4000, 10753  # kHz and bit/s: one each
 
-CCID = struct.pack(
-    "<BBHBBLLLBLLBLLLLLBBHBB",
-    *(54, _CCID, 0x0110, 0, 0x07),  # one slot; 5, 3 and 1.8 V
-    0x00000002,  # T=1
-    *(_CLOCK, _CLOCK, 0, _RATE, _RATE, 0),
-    *(254, 0, 0),  # the longest information field; no synchronous protocols; no mechanics
-    *(FEATURES, LONGEST_MESSAGE),
-    *(0xFF, 0xFF, 0, 0, 1),  # class bytes echoed; no display, no PIN pad; one slot busy at a time
-)
+CCID = {
+    level: struct.pack(
+        "<BBHBBLLLBLLBLLLLLBBHBB",
+        *(54, _CCID, 0x0110, 0, 0x07),  # one slot; 5, 3 and 1.8 V
+        0x00000002,  # T=1
+        *(_CLOCK, _CLOCK, 0, _RATE, _RATE, 0),
+        *(254, 0, 0),  # the longest information field; no synchronous protocols; no mechanics
+        *(features, LONGEST_MESSAGE),
+        *(0xFF, 0xFF, 0, 0, 1),  # class bytes echoed; no display, no PIN pad; one slot busy at a time
+    )
+    for level, features in FEATURES.items()
+}
 INTERFACE = struct.pack("<BBBBBBBBB", 9, _INTERFACE, 0, 0, 2, CCID_CLASS, 0, 0, 0)
 ENDPOINTS = tuple(struct.pack("<BBBBHB", 7, _ENDPOINT, address, 0x02, PACKET, 0) for address in (OUT, IN))
-_BODY = b"".join((INTERFACE, CCID, *ENDPOINTS))
-CONFIGURATION = struct.pack("<BBHBBBBB", 9, _CONFIGURATION, 9 + len(_BODY), 1, 1, 0, 0x80, 50)
+_LENGTH = 9 + len(INTERFACE) + len(CCID[Level.APDU]) + sum(map(len, ENDPOINTS))
+CONFIGURATION = struct.pack("<BBHBBBBB", 9, _CONFIGURATION, _LENGTH, 1, 1, 0, 0x80, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +65,14 @@ def device(looks: Looks, usb_serial: str) -> bytes:
     return struct.pack("<BBHBBBBHHHBBBB", 18, _DEVICE, 0x0200, 0, 0, 0, PACKET, *ids, 0x0010, *strings, 1)
 
 
-def descriptor(looks: Looks, usb_serial: str, value: int) -> bytes | None:
+def descriptor(looks: Looks, usb_serial: str, level: Level, value: int) -> bytes | None:
     """The answer to GET_DESCRIPTOR with this wValue, in full; None when there is no such descriptor."""
     strings = ["", MANUFACTURER, looks.product, *([usb_serial] if usb_serial else [])]
     match divmod(value, 0x100):
         case 1, 0:
             return device(looks, usb_serial)
         case 2, 0:
-            return CONFIGURATION + _BODY
+            return b"".join((CONFIGURATION, INTERFACE, CCID[level], *ENDPOINTS))
         case 3, 0:
             return struct.pack("<BBH", 4, _STRING, _ENGLISH)
         case 3, index if index < len(strings):

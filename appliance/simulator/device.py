@@ -17,10 +17,12 @@ from pathlib import Path
 
 from appliance.simulator import descriptors
 from appliance.simulator.ccid_reader import HEADER, CardMute, CcidReader
+from appliance.simulator.descriptors import Level
 from appliance.simulator.families import Family
 from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.iso7816 import Refused
 from appliance.simulator.memory import Flash
+from appliance.simulator.t1_card import T1Card
 from appliance.simulator.token_file import FileGone, TokenFile
 
 _EXTENSION = 0.5  # seconds between the time extensions of a slow answer
@@ -58,7 +60,9 @@ class SimulatedDevice:
         self._vanished = vanished
         self._observe = observe
         self._card = family.card(flash, self._save) if flash else None
-        self._reader = CcidReader(self)
+        self.level = flash.level if flash else Level.APDU
+        self._t1 = T1Card(self) if self.level is Level.TPDU else None
+        self._reader = CcidReader(self._t1 or self)
         self._commands = 0
         self._changed = threading.Condition(threading.RLock())
         self._gone = self._hung = False
@@ -258,6 +262,8 @@ class SimulatedDevice:
             self._misbehave(fault)
 
     def _misbehave(self, fault: Fault) -> None:
+        if self._t1 is not None:
+            self._t1.misbehave(fault)
         match fault.do:
             case Misdeed.HANG:
                 self._hung = True

@@ -8,7 +8,12 @@ Each entry is an object with these keys; only ``do`` must be there:
     ``stall``   the endpoint for answers halts (STALL) until the host clears it; the answer is lost
     ``short``   only the first ``length`` bytes of the CCID message arrive (default 12)
     ``vanish``  the device leaves the bus; it is back after ``back`` seconds, without that key once its file is touched
-    ``slow``    the answer takes ``seconds`` (default 3), with time extensions meanwhile
+    ``slow``    the answer takes ``seconds`` (default 3), with time extensions meanwhile, at TPDU level also the card's
+    ``garble``  at TPDU level, one block arrives with a wrong redundancy code: the last one of the command, or the first
+                of the answer
+    ``lose``    at TPDU level, that block does not arrive
+    ``deafen``  at TPDU level, all blocks of the card arrive with a wrong code until the host has resynchronised
+    ``shrink``  at TPDU level, before it answers the card asks for blocks of at most ``length`` bytes from then on
     ``serial``  the card says the serial number ``serial`` from then on, until its power is cut
     ``busy``    another program seems to hold the interface; `at` and `when` mean nothing
 ``at``
@@ -63,6 +68,10 @@ class Misdeed(StrEnum):
     SLOW = "slow"
     SERIAL = "serial"
     BUSY = "busy"
+    GARBLE = "garble"
+    LOSE = "lose"
+    DEAFEN = "deafen"
+    SHRINK = "shrink"
 
 
 class When(StrEnum):
@@ -91,6 +100,8 @@ class Fault:
         fault = cls(**{**entry, "do": Misdeed(entry.get("do")), "when": When(entry.get("when", When.AFTER))})
         if fault.do is Misdeed.SERIAL and not _is_serial(fault.serial):
             raise ValueError(f"a fault with the serial {fault.serial!r}")
+        if fault.do is Misdeed.SHRINK and fault.length not in range(1, 255):
+            raise ValueError(f"blocks of {fault.length} bytes")
         for key, kinds in _KINDS.items():
             if not isinstance(getattr(fault, key), kinds):
                 raise TypeError(f"a fault with a wrong {key}")

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from appliance.errors import StateError
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import MEMORY_FAILURE, Refused
 
@@ -89,6 +90,10 @@ class Flash(Protocol):
     def serial(self) -> str: ...
     @property
     def faults(self) -> tuple[Fault, ...]: ...
+    @property
+    def level(self) -> Level:
+        """Of the reader that the card is in."""
+
     def with_faults(self, faults: tuple[Fault, ...]) -> Self:
         """The same, with other faults."""
 
@@ -145,6 +150,7 @@ def dump(flash: Flash) -> bytes:
         "serial": flash.serial,
         **flash.as_json(),
         "faults": [fault.as_json() for fault in flash.faults],
+        "reader": flash.level.value,
     }
     return json.dumps(entry, indent=2).encode() + b"\n"
 
@@ -152,6 +158,11 @@ def dump(flash: Flash) -> bytes:
 def faults_in(entry: Mapping[str, Any]) -> tuple[Fault, ...]:
     """The faults in a token file. Raises `ValueError` or `TypeError`."""
     return tuple(Fault.parse(fault) for fault in entry.get("faults", []))
+
+
+def level_in(entry: Mapping[str, Any]) -> Level:
+    """The level of the reader in a token file. Raises `ValueError`."""
+    return Level(entry.get("reader", Level.APDU))
 
 
 def serial_in(kind: type[Flash], entry: Mapping[str, Any]) -> str:

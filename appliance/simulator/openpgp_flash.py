@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault
-from appliance.simulator.memory import Key, Memory, Pin, faults_in, serial_in
+from appliance.simulator.memory import Key, Memory, Pin, faults_in, level_in, serial_in
 
 TRIES = 3
 USER_PIN, ADMIN_PIN = b"123456", b"12345678"  # what every new OpenPGP card has
@@ -52,6 +53,7 @@ class OpenPgpFlash:
     keys: Mapping[Slot, Key] = field(default_factory=dict)
     remains: tuple[bytes, ...] = ()  # ciphertext whose KEK is destroyed; erased at the next power-up
     faults: tuple[Fault, ...] = ()
+    level: Level = Level.APDU  # of the reader that the card is in
 
     @classmethod
     def new(cls, serial: str) -> Self:
@@ -89,11 +91,12 @@ class OpenPgpFlash:
         """The terminated state: without the KEK the keys are noise, which stays until the next power-up."""
         remains = (*self.remains, *(key.sealed for key in self.keys.values()))
         no_pins = dict.fromkeys(Password, Pin())
-        return type(self)(self.serial, b"", no_pins, terminated=True, remains=remains, faults=self.faults)
+        blank = type(self)(self.serial, b"", no_pins, terminated=True, remains=remains)
+        return replace(blank, faults=self.faults, level=self.level)
 
     def activated(self) -> Self:
         """The factory state, after a termination."""
-        return replace(type(self).new(self.serial), remains=self.remains, faults=self.faults)
+        return replace(type(self).new(self.serial), remains=self.remains, faults=self.faults, level=self.level)
 
     def as_json(self) -> dict[str, Any]:
         """For the token file."""
@@ -122,6 +125,7 @@ class OpenPgpFlash:
             keys={Slot(slot): Key.parse(key) for slot, key in entry["keys"].items()},
             remains=tuple(bytes.fromhex(ciphertext) for ciphertext in entry["remains"]),
             faults=faults_in(entry),
+            level=level_in(entry),
         )
         if len(flash.kek) != (0 if flash.terminated else 32):
             raise ValueError("a token without its KEK")

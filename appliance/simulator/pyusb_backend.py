@@ -53,6 +53,7 @@ class UsbDevice(Protocol):
 
     looks: descriptors.Looks
     usb_serial: str
+    level: descriptors.Level
     configuration: int
 
     @property
@@ -108,11 +109,11 @@ class SimulatedBackend:
         fields = _named(_CONFIGURATION_FIELDS, _CONFIGURATION, descriptors.CONFIGURATION)
         return SimpleNamespace(**fields, extra_descriptors=[])
 
-    def get_interface_descriptor(self, _: Place, interface: int, setting: int, index: int) -> SimpleNamespace:
+    def get_interface_descriptor(self, place: Place, interface: int, setting: int, index: int) -> SimpleNamespace:
         """The one interface, with the CCID class descriptor."""
         _only_first(interface, setting, index)
         fields = _named(_INTERFACE_FIELDS, _INTERFACE, descriptors.INTERFACE)
-        return SimpleNamespace(**fields, extra_descriptors=list(descriptors.CCID))
+        return SimpleNamespace(**fields, extra_descriptors=list(descriptors.CCID[place.device.level]))
 
     def get_endpoint_descriptor(
         self, _: Place, endpoint: int, interface: int, setting: int, index: int
@@ -218,7 +219,7 @@ def _control(device: UsbDevice, request: tuple[int, int], value: int, index: int
     if request in _GET_STATUS:
         return bytes([device.halted(index), 0])
     if request == _GET_DESCRIPTOR:
-        return descriptors.descriptor(device.looks, device.usb_serial, value)
+        return descriptors.descriptor(device.looks, device.usb_serial, device.level, value)
     if request == _GET_CONFIGURATION:
         return bytes([device.configuration])
     if request == _GET_INTERFACE:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from appliance.simulator import cvc
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import tlv
-from appliance.simulator.memory import Key, Pin, faults_in, serial_in
+from appliance.simulator.memory import Key, Pin, faults_in, level_in, serial_in
 
 SO_TRIES = 15
 MOST_TRIES = 15  # that a user PIN can be given
@@ -40,6 +41,7 @@ class SmartcardHsmFlash:
     keys: Mapping[int, Key] = field(default_factory=dict)  # by number, from 1
     files: Mapping[int, bytes] = field(default_factory=dict)  # by file id
     faults: tuple[Fault, ...] = ()
+    level: Level = Level.TPDU  # of the reader that the card is in; that of a Nitrokey HSM
 
     @classmethod
     def new(cls, serial: str) -> Self:
@@ -53,7 +55,7 @@ class SmartcardHsmFlash:
     def initialised(self, so: Pin, user: Pin, options: bytes) -> Self:
         """Nothing is left but the device's own key: the KEK of all others is another one."""
         blank = type(self)(self.serial, self.device_kek, self.device_key, os.urandom(32), so, user)
-        return replace(blank, user_tries=user.tries, options=options, faults=self.faults)
+        return replace(blank, user_tries=user.tries, options=options, faults=self.faults, level=self.level)
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Self:
         """The same, with other faults."""
@@ -135,6 +137,7 @@ class SmartcardHsmFlash:
             keys={int(number): Key.parse(key) for number, key in entry["keys"].items()},
             files={int(number, 16): bytes.fromhex(contents) for number, contents in entry["files"].items()},
             faults=faults_in(entry),
+            level=level_in(entry),
         )
         if {len(flash.kek), len(flash.device_kek)} != {32} or len(flash.options) != 2:
             raise ValueError("a token without its KEKs, or with other options")

@@ -2,9 +2,11 @@
 """The whole reset on the serial line, and what programs of other people find on the device before and after."""
 
 import re
+from itertools import cycle
 
 import pytest
 
+from appliance.simulator.descriptors import Level
 from tests.support.guest.appliance import Appliance
 from tests.support.person import PROMPT, Person
 from tests.support.vendor import FAILURE, SUCCESS
@@ -16,6 +18,17 @@ RESET = f"token backup factoryReset -serial {SERIAL}"
 GNUPG = "gpg --card-status; gpgconf --kill all"
 # OpenSC reaches it through pcscd and libccid.
 OPENSC = "systemctl start pcscd.socket && pkcs15-tool --list-keys; systemctl stop pcscd.socket pcscd.service"
+
+
+# What T=1 is made for, at every fifth command: blocks arrive garbled, or the card asks for shorter ones or more time.
+ON_THE_LINE: list[dict[str, object]] = [
+    {"at": number, "length": 20, "seconds": 0.1, **fault}
+    for number, fault in zip(
+        range(3, 400, 5),
+        cycle([{"do": "garble"}, {"do": "shrink"}, {"do": "garble", "when": "before"}, {"do": "slow"}]),
+        strict=False,
+    )
+]
 
 
 def fingerprints(shown: str) -> list[str]:
@@ -30,11 +43,16 @@ def plugged(appliance: Appliance) -> Appliance:
     return appliance
 
 
-def test_a_reset_token_is_blank_for_others(plugged: Appliance) -> None:
-    """GnuPG and OpenSC find three keys before, and none after the dialogue on the terminal; the audit tells it all."""
-    before = fingerprints(plugged.root.run(GNUPG))
-    keys_before = plugged.root.run(OPENSC).count("Private EC Key")
-    person = plugged.log_in()
+@pytest.mark.parametrize(("level", "faults"), [(Level.APDU, []), (Level.TPDU, ON_THE_LINE)])
+def test_a_reset_token_is_blank_for_others(level: Level, faults: list[dict[str, object]], appliance: Appliance) -> None:
+    """GnuPG and OpenSC find three keys before, and none after the dialogue on the terminal; the audit tells it all.
+
+    At TPDU level each of them, and the daemon, speaks T=1 by its own means, on a line where things happen.
+    """
+    appliance.plug(appliance.tokens.make(SERIAL, keys=3, level=level, faults=faults))
+    before = fingerprints(appliance.root.run(GNUPG))
+    keys_before = appliance.root.run(OPENSC).count("Private EC Key")
+    person = appliance.log_in()
     person.type(f"{RESET}\r")
     question = person.read_until(r"\n {10}> $")
     person.type("proceed\r")
@@ -45,9 +63,9 @@ def test_a_reset_token_is_blank_for_others(plugged: Appliance) -> None:
     assert "CAUTION:  Are you sure you wish to reset this backup token to\n" in question
     assert f"\n'token backup factoryReset' successful.\n{SUCCESS}" in answer
     assert "State:                              zeroized\n" in person.run("token backup list")
-    assert fingerprints(plugged.root.run(GNUPG)) == ["[none]"] * 3
-    assert "Private EC Key" not in plugged.root.run(OPENSC)
-    records = [line for line in plugged.audit().splitlines() if f'"{SERIAL}"' in line]
+    assert fingerprints(appliance.root.run(GNUPG)) == ["[none]"] * 3
+    assert "Private EC Key" not in appliance.root.run(OPENSC)
+    records = [line for line in appliance.audit().splitlines() if f'"{SERIAL}"' in line]
     assert '"reset-intent"' in records[-2]
     assert '"reset-outcome"' in records[-1]
     assert '"done"' in records[-1]

@@ -46,13 +46,12 @@ async def test_terminal_is_raw_and_restored(path: Path) -> None:
         await peer.say(Kind.EXIT, b"\x00")
 
     async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
         await client.expect(b"ready\r\n")
         assert client.raw
         client.type(keys)
         assert await client.expect(b"bye\r\n") == b"bye\r\n"
         assert await client.ended() == (0, b"")
-        assert client.settings == before
+        assert client.settings == client.settings_before
 
 
 async def test_what_was_typed_before_is_kept(path: Path) -> None:
@@ -81,11 +80,10 @@ async def test_signal_ends_and_restores(path: Path, number: signal.Signals) -> N
         gone.set()
 
     async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
         await client.expect(b"ready")
         client.process.send_signal(number)
         assert await client.ended() == (128 + number, b"")
-        assert client.settings == before
+        assert client.settings == client.settings_before
         async with asyncio.timeout(LIMIT):
             await gone.wait()
 
@@ -109,8 +107,7 @@ async def test_broken_service_is_told_and_the_terminal_restored(path: Path, last
         await peer.send(last)
 
     async with door(path, script), PtyProcess.start(*lunash(path)) as client:
-        before = client.settings
         await client.expect(b"ready")
         client.type(b"x")
         assert await client.ended() == (255, b"Error:  The console service broke off the connection.\n")
-        assert client.settings == before
+        assert client.settings == client.settings_before

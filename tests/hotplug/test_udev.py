@@ -1,27 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The udev source, held against real libudev in processes of their own: one without devices, one without a network."""
 
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-BOUND = 300  # seconds
+from tests.support.child_pytest import pytest_passes
 
 
 def run(file: str, *wrapper: str) -> None:
     """Run the tests in a file of this folder under another program; every one must run and pass."""
-    command = [*wrapper, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"tests/hotplug/{file}"]
-    environment = {**os.environ, "CI": "true"}  # nothing is skipped
-    result = subprocess.run(  # noqa: S603  # our own tests
-        command, cwd=ROOT, env=environment, timeout=BOUND, text=True, capture_output=True, check=False
-    )
-    if result.returncode:
-        pytest.fail(f"{result.stdout}\n{result.stderr}", pytrace=False)
+    pytest_passes(*wrapper, sys.executable, "-m", "pytest", f"tests/hotplug/{file}")
 
 
 def works(*command: str) -> bool:

@@ -16,12 +16,8 @@ from appliance.errors import (
     DeviceTimeout,
     ProtocolError,
 )
-from appliance.hsm.ccid import (
-    MOST_EMPTY,
-    MOST_STALE,
-    Command,
-    Response,
-)
+from appliance.hsm.ccid import Command, Response
+from appliance.hsm.ccid_messages import MOST_EMPTY, MOST_STALE
 from tests.support.scripted_card import ASK, Clock, card_in, exchange
 from tests.support.scripted_usb import (
     EXTENDED_APDU,

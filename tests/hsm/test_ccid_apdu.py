@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from appliance.errors import ProtocolError
+from appliance.errors import DeviceError, ProtocolError
 from appliance.hsm.ccid import Command, Response
 from tests.support.scripted_card import exchange
 from tests.support.scripted_usb import (
@@ -32,10 +32,13 @@ def answering(*statuses: str) -> ScriptedReader:
         (Command(0xCA, p1=0x5F, p2=0x52, le=10), "00CA5F520A"),
         (Command(0xA4, p1=4, data=b"\xd2\x76"), "00A4040002D276"),
         (Command(0xDB, cla=0x0C, data=b"\x01", le=1), "0CDB0000010101"),
+        (Command(0x58, cla=0x80, le=65536), "80580000000000"),
+        (Command(0xB1, p1=0x2F, p2=0x02, data=b"\x54\x02\x00\x00", le=65536), "00B12F02000004540200000000"),
+        (Command(0xCA, le=257), "00CA0000000101"),
     ],
 )
 def test_commands_are_encoded(command: Command, apdu: str) -> None:
-    """Cases 1 to 4 of ISO 7816-4, 5.1, in short form."""
+    """Cases 1 to 4 of ISO 7816-4, 5.1, in short form, and 2 and 4 in extended form."""
     assert command.encode().hex().upper() == apdu
 
 
@@ -66,6 +69,22 @@ def test_long_commands_are_chained(size: int, heads: list[str]) -> None:
 
     assert [apdu[:5].hex().upper() for apdu in apdus] == heads
     assert b"".join(apdu[5:] for apdu in apdus) == payload
+
+
+def test_an_extended_command_is_no_chain() -> None:
+    """Its data go in one, at most 65535 bytes."""
+    (link,) = Command(0xDA, data=bytes(600), le=65536).links()
+
+    assert link.encode() == bytes.fromhex("00DA0000 00 0258") + bytes(600) + b"\0\0"
+
+
+def test_a_reader_for_short_commands_gets_no_others() -> None:
+    """It would take the length for another one."""
+    reader = answering()
+
+    with pytest.raises(DeviceError, match="short"):
+        exchange(reader, Command(0x58, le=65536))
+    assert reader.commands == []
 
 
 def test_a_refused_chain_is_not_continued() -> None:

@@ -2,6 +2,8 @@
 """The manager knows what is plugged in, and nothing that a device does stands in the way of anything else."""
 
 import asyncio
+import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -15,6 +17,7 @@ from appliance.errors import (
     UnknownSerial,
     WrongClass,
 )
+from appliance.hsm import manager
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
 from appliance.hsm.model import HsmClass, HsmState, Outcome
 from tests.support.fake_driver import FakeToken, attachment, refused
@@ -85,6 +88,40 @@ async def test_a_hundred_devices_at_once(build: Build) -> None:
     await made.settled()
 
     assert made.shown() == [(place.usb_serial, HsmState.INITIALIZED) for place in places]
+
+
+async def test_a_crowd_is_asked_a_few_at_a_time(build: Build) -> None:
+    """No more threads than that compete with the loop, and so with the console."""
+    made = build()
+    crowded: list[str] = []
+    crowd = threading.Barrier(manager.ASKED_AT_ONCE + 1, lambda: crowded.append("too many"))
+
+    def wait_for_one_more() -> None:
+        with suppress(threading.BrokenBarrierError):
+            crowd.wait(0.2)
+
+    places = [attachment(f"1-{number}", number, f"N{number:03}") for number in range(3 * manager.ASKED_AT_ONCE)]
+    for place in places:
+        made.source.plug(place).hooks["probe"] = wait_for_one_more
+    await made.manager.start()
+    await made.settled()
+
+    assert made.shown() == [(place.usb_serial, HsmState.INITIALIZED) for place in places]
+    assert crowded == []
+
+
+async def test_a_silent_crowd_keeps_nobody_waiting(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many devices hang, the next one is asked."""
+    monkeypatch.setattr(manager, "PATIENCE", 0.01)
+    made = build()
+    await made.manager.start()
+    gate = Gate()
+    for number in range(3 * manager.ASKED_AT_ONCE):
+        made.source.plug(attachment(f"1-{number}", number, f"N{number:03}")).hooks["probe"] = gate
+    made.source.plug(THERE)
+
+    await until(lambda: made.device("B2").probe is not None)
+    gate.open()
 
 
 async def test_a_burst_of_events_ends_in_the_truth(house: House) -> None:

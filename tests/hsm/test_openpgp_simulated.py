@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import DeviceGone, ResetUnsupported, SerialMismatch
+from appliance.errors import DeviceGone, ProtocolError, ResetUnsupported, SerialMismatch
 from appliance.hsm.drivers.openpgp_contents import Tag
 from appliance.hsm.model import HsmState
 from appliance.simulator import openpgp_data
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault, Misdeed, When
 from tests.support.families import OPENPGP
 
@@ -68,3 +69,29 @@ def test_a_card_with_another_serial_is_a_mismatch(tmp_path: Path) -> None:
         OPENPGP.probe(bus, bus.plug(Fault(Misdeed.SERIAL, serial="00112233")))
 
     assert (caught.value.expected, caught.value.found) == ("667788", "112233")
+
+
+@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize("do", [Misdeed.GARBLE, Misdeed.LOSE, Misdeed.SHRINK], ids=str)
+def test_a_bad_line_is_no_obstacle(do: Misdeed, when: When, tmp_path: Path) -> None:
+    """Blocks of T=1 that are garbled or lost come again, and the card may ask for shorter ones, at every command."""
+    bus = OPENPGP.bus(tmp_path, 1, Level.TPDU)
+    attachment = bus.plug(Fault(do, when=when, times=1), *(Fault(do, at=at, when=when) for at in range(2, 60, 2)))
+
+    OPENPGP.reset(bus, attachment)
+
+    assert OPENPGP.probe(bus, attachment).state is HsmState.ZEROIZED
+    assert bus.count(TERMINATE) == (2 if when is When.BEFORE and do is not Misdeed.SHRINK else 1)
+
+
+@pytest.mark.parametrize("when", list(When))
+def test_a_line_that_breaks_down_costs_no_command_twice(when: When, tmp_path: Path) -> None:
+    """T=1 begins anew, but what the card may have had is not sent again: the reset fails, and the next is complete."""
+    bus = OPENPGP.bus(tmp_path, level=Level.TPDU)
+    attachment = bus.plug(Fault(Misdeed.DEAFEN, at="TERMINATE", when=when, times=1))
+    with pytest.raises(ProtocolError):
+        OPENPGP.reset(bus, attachment)
+    assert bus.count(TERMINATE) == 1
+
+    OPENPGP.reset(bus, attachment)
+    assert OPENPGP.probe(bus, attachment).state is HsmState.ZEROIZED

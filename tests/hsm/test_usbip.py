@@ -13,6 +13,7 @@ from appliance.hsm.drivers.openpgp import OpenPgpDriver
 from appliance.hsm.model import HsmState
 from appliance.hsm.usb import UsbBus
 from appliance.simulator import descriptors
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault, Misdeed, When
 from tests.support.token_bus import TokenBus
 from tests.support.usbip_client import UsbIpBackend
@@ -42,7 +43,7 @@ def test_descriptors_come_over_the_network(client: UsbIpBackend) -> None:
 
     assert (attachment.usb_id, attachment.usb_serial) == ("234b:0000", "SIM-0.1-00667788")
     with UsbBus(client).open(attachment, descriptors.CCID_CLASS) as pipe:
-        assert pipe.class_descriptor == descriptors.CCID
+        assert pipe.class_descriptor == descriptors.CCID[Level.APDU]
         assert pipe.packet_size == 64
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from appliance.hsm.model import Attachment
 from appliance.hsm.usb import UsbBus
+from appliance.simulator import descriptors
+from appliance.simulator.descriptors import Level
 from appliance.simulator.device import SimulatedDevice
 from appliance.simulator.families import OPENPGP
 from appliance.simulator.faults import When
@@ -34,7 +36,7 @@ from tests.support.simulated import (
     Host,
     token,
 )
-from tests.support.tokens import openpgp
+from tests.support.tokens import make_token, openpgp
 
 Observed = list[tuple[int, str, When]]
 
@@ -102,6 +104,17 @@ def test_the_class_descriptor_is_that_of_a_short_apdu_reader(port: Port) -> None
     assert int.from_bytes(descriptor[6:10], "little") == 2
     assert int.from_bytes(descriptor[40:44], "little") == 0x0002047A
     assert int.from_bytes(descriptor[44:48], "little") == 271
+
+
+def test_a_token_in_another_reader_says_so(tmp_path: Path) -> None:
+    """That of a TPDU reader differs in dwFeatures alone, in fields and on the wire; its parameters are the host's."""
+    device = Port(make_token(tmp_path / "b.token", "667788", level=Level.TPDU)).host().device
+    (interface,) = device.get_active_configuration()
+    descriptor = bytes(interface.extra_descriptors)
+    short = descriptors.CCID[Level.APDU]
+
+    assert descriptor == short[:40] + bytes.fromhex("BA000100") + short[44:]
+    assert descriptor in bytes(device.ctrl_transfer(0x80, 6, 0x0200, 0, 255))
 
 
 def test_the_descriptors_read_over_the_wire_are_the_same(port: Port) -> None:

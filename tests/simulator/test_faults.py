@@ -44,6 +44,7 @@ def test_a_fault_that_is_used_up_does_not_strike() -> None:
         ({"do": "vanish", "at": "ACTIVATE FILE"}, Fault(Misdeed.VANISH, at="ACTIVATE FILE")),
         ({"do": "vanish", "at": 4, "when": "before", "back": 1}, Fault(Misdeed.VANISH, 4, When.BEFORE, back=1)),
         ({"do": "short", "length": 3, "times": 2}, Fault(Misdeed.SHORT, times=2, length=3)),
+        ({"do": "shrink", "length": 20, "times": 1}, Fault(Misdeed.SHRINK, times=1, length=20)),
         ({"do": "slow", "seconds": 0.5}, Fault(Misdeed.SLOW, seconds=0.5)),
         ({"do": "serial", "serial": "00000001"}, Fault(Misdeed.SERIAL, serial="00000001")),
     ],

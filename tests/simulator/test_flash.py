@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.simulator.descriptors import Level
 from appliance.simulator.families import OPENPGP, load, remnant
 from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.memory import Key, Pin, Source, dump
@@ -22,6 +23,7 @@ FULL = replace(
     objects={0x5B: b"Backup", 0x27F21: b"certificate"},
     keys={Slot.SIGNATURE: Key(b"sealed", b"\4point", Source.IMPORTED)},
     remains=(b"noise", b"more"),
+    level=Level.TPDU,
     faults=(Fault(Misdeed.VANISH, at="TERMINATE DF", when=When.BEFORE, times=1, back=0.5), Fault(Misdeed.BUSY)),
 )
 
@@ -59,13 +61,13 @@ def test_no_pin_stands_in_the_file() -> None:
 
 
 def test_wiping_leaves_only_noise() -> None:
-    """The KEK, the PINs, the objects and the keys are gone; their ciphertext, the serial and the faults stay."""
+    """The KEK, the PINs, the objects and the keys are gone; their ciphertext, serial, reader and faults stay."""
     wiped = FULL.wiped()
 
     assert (wiped.kek, wiped.objects, wiped.keys, wiped.terminated) == (b"", {}, {}, True)
     assert set(wiped.pins.values()) == {Pin()}
     assert wiped.remains == (b"noise", b"more", b"sealed")
-    assert (wiped.serial, wiped.faults) == (FULL.serial, FULL.faults)
+    assert (wiped.serial, wiped.faults, wiped.level) == (FULL.serial, FULL.faults, FULL.level)
 
 
 def damaged(**changes: Any) -> bytes:
@@ -121,6 +123,8 @@ PINS = dict.fromkeys(["user", "resetting", "admin"], PIN)
         damaged(faults=[{"do": "serial"}]),
         damaged(faults=[{"do": "serial", "serial": "12"}]),
         damaged(faults=["hang"]),
+        damaged(faults=[{"do": "shrink", "length": 255}]),
+        damaged(reader="character"),
         damaged(faults={"do": "hang"}),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from appliance.simulator import descriptors
+from appliance.simulator.descriptors import Level
 from appliance.simulator.usbip import UsbIpServer
 from tests.support.simulated import SERIAL, Plugs, token
 from tests.support.usbip_wire import Wire
@@ -71,7 +72,7 @@ async def test_the_configuration_has_all_its_parts(wire: Wire) -> None:
     """Interface, CCID class descriptor, endpoints; a host may ask for more than there is, or for less."""
     whole = (await wire.control(0x80, 0x06, 0x0200, 0, 0xFFFF)).data
 
-    assert whole.hex() == CONFIGURATION + INTERFACE + descriptors.CCID.hex() + ENDPOINTS
+    assert whole.hex() == CONFIGURATION + INTERFACE + descriptors.CCID[Level.APDU].hex() + ENDPOINTS
     for size in (4, 9, 32, CONFIGURATION_LENGTH):
         assert (await wire.control(0x80, 0x06, 0x0200, 0, size)).data == whole[:size]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ class DemoProcess:
     def __enter__(self) -> Self:
         arguments = ["demo", "--port-only", "--bus", str(self.bus), "--state", str(self.state)]
         with self.log.open("ab") as log:
+            self._said_before = log.tell()
             self.process = subprocess.Popen(  # noqa: S603  the program under test
                 [sys.executable, "-m", self._module, *arguments],
                 stdout=subprocess.PIPE,
@@ -63,7 +65,7 @@ class DemoProcess:
         family: str = "openpgp",
     ) -> Path:
         """Plug in a new token; `faults` is its list of misdeeds (simulator/faults.py)."""
-        made = make_token(self.bus.parent / f"{serial}.token", serial, keys, faults, family)
+        made = make_token(self.bus.parent / f"{serial}.token", serial, keys, faults, family=family)
         return made.rename(self.bus / f"{serial}.token")
 
     def audit(self) -> list[dict[str, object]]:
@@ -79,8 +81,17 @@ class DemoProcess:
         """The process ended by SIGKILL."""
         assert self.process.wait(_PATIENCE) == -signal.SIGKILL
 
+    def _await_ready(self) -> None:
+        """Wait for the event that everything is started: the prompt on the serial port does not wait for the door."""
+        deadline = time.monotonic() + _PATIENCE
+        while b'"event": "ready"' not in (said := self.log.read_bytes()[self._said_before :]):
+            assert self.process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.005)
+
     def lunash(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """The network side: one `lunash`."""
+        """The network side: one `lunash`, as soon as its door is open."""
+        self._await_ready()
         code = "import sys; from appliance.cli import lunash; sys.exit(lunash())"
         return subprocess.run(  # noqa: S603  the program under test
             [sys.executable, "-c", code, "--socket", str(self.state / "lunash.sock"), *arguments],

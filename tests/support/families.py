@@ -12,6 +12,7 @@ from appliance.hsm.drivers import Connection, Driver, openpgp, smartcard_hsm
 from appliance.hsm.model import Attachment, Probe, Secret
 from appliance.hsm.usb import UsbBus
 from appliance.simulator import families as simulated
+from appliance.simulator.descriptors import Level
 from tests.support.token_bus import TokenBus
 
 
@@ -28,9 +29,9 @@ class Kind:
     so_pin: str = ""  # "" where a reset takes none
     wrong_so_pin: str = ""
 
-    def bus(self, folder: Path, with_keys: int = 0) -> TokenBus:
+    def bus(self, folder: Path, with_keys: int = 0, level: Level | None = None) -> TokenBus:
         """A token of the family, to be plugged in."""
-        return TokenBus(folder, self.serial, with_keys, self.simulator)
+        return TokenBus(folder, self.serial, with_keys, self.simulator, level)
 
     def open(self, bus: TokenBus, attachment: Attachment) -> AbstractContextManager[Connection]:
         """The driver's connection."""

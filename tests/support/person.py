@@ -17,9 +17,10 @@ _PIECE = 256  # bytes that a terminal line surely takes at once when it takes an
 class Person:
     """Somebody at a terminal that is attached to the serial port: its path, or a descriptor for the other end."""
 
-    def __init__(self, port: str | int) -> None:
+    def __init__(self, port: str | int, patience: float = _PATIENCE) -> None:
         self._fd = port if isinstance(port, int) else os.open(port, os.O_RDWR | os.O_NOCTTY)
         self._screen = ""
+        self._patience = patience  # seconds
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +50,7 @@ class Person:
 
     def read_until(self, pattern: str) -> str:
         """What is shown up to and with `pattern`, line ends as ``\\n``."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + self._patience
         while (match := re.search(pattern, self._screen)) is None:
             ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"{pattern!r} did not come; the screen: {self._screen!r}"

@@ -16,11 +16,12 @@ LIMIT = 20.0  # seconds for anything; reached only when something is broken
 class PtyProcess:
     """A child whose stdin and stdout are a pty, as under sshd; stderr is a pipe."""
 
-    def __init__(self, process: Process, controller: int, terminal: int) -> None:
+    def __init__(self, process: Process, controller: int, terminal: int, settings_before: list[Any]) -> None:
         self.process = process
         self.seen = b""  # all that was printed so far
         self._controller = controller
         self._terminal = terminal
+        self.settings_before = settings_before  # of the terminal, when the child had not touched it yet
         self._position = 0  # where the next `expect` begins to look
         self._news = asyncio.Event()
 
@@ -30,11 +31,12 @@ class PtyProcess:
         """Start `command` in a session of its own with the pty as its controlling terminal."""
         controller, terminal = os.openpty()
         os.set_blocking(controller, False)
+        settings = termios.tcgetattr(terminal)
         loop = asyncio.get_running_loop()
         process = await asyncio.create_subprocess_exec(
             "setsid", "--ctty", *command, stdin=terminal, stdout=terminal, stderr=PIPE, env=env
         )
-        child = cls(process, controller, terminal)
+        child = cls(process, controller, terminal, settings)
         loop.add_reader(controller, child._take)
         try:
             yield child

@@ -12,13 +12,14 @@ ASK = Command(0xCA, p2=0x4F, le=256)
 
 
 class Clock:
-    """Time that passes by one second each time somebody looks."""
+    """Time that passes by a second, or another step, each time somebody looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: float = 1.0) -> None:
         self.now = 0.0
+        self.step = step
 
     def __call__(self) -> float:
-        self.now += 1
+        self.now += self.step
         return self.now
 
 

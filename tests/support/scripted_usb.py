@@ -30,9 +30,11 @@ def usb_error(number: int) -> Exception:
     return error
 
 
-def ccid_descriptor(features: int = SHORT_APDU | AUTOMATIC_VOLTAGE, longest: int = 271, voltages: int = 7) -> bytes:
+def ccid_descriptor(
+    features: int = SHORT_APDU | AUTOMATIC_VOLTAGE, longest: int = 271, voltages: int = 7, ifsd: int = 254
+) -> bytes:
     """A CCID class descriptor."""
-    head = bytes([54, 0x21, 0x10, 0x01, 0, voltages]) + bytes(34)
+    head = bytes([54, 0x21, 0x10, 0x01, 0, voltages]) + bytes(22) + ifsd.to_bytes(4, "little") + bytes(8)
     return head + features.to_bytes(4, "little") + longest.to_bytes(4, "little") + bytes([0xFF, 0xFF, 0, 0, 0, 1])
 
 

@@ -2,10 +2,12 @@
 """Token files are plugged in by hand, without a folder to watch: for tests of what is above USB."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from appliance.hsm.model import Attachment
+from appliance.simulator.descriptors import Level
 from appliance.simulator.device import SimulatedDevice
 from appliance.simulator.families import OPENPGP, Family, load, new_token
 from appliance.simulator.faults import Fault, When
@@ -17,7 +19,15 @@ from appliance.simulator.token_file import TokenFile
 class TokenBus:
     """One token, plugged in as often as wanted; its commands are counted in `commands`."""
 
-    def __init__(self, folder: Path, serial: str = "667788", with_keys: int = 0, family: Family = OPENPGP) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        serial: str = "667788",
+        with_keys: int = 0,
+        family: Family = OPENPGP,
+        level: Level | None = None,
+    ) -> None:
+        """The reader is at the level that the family's are, or at another."""
         self.path = folder / "token"
         self.backend = SimulatedBackend(self._places)
         self.commands: list[bytes] = []
@@ -25,6 +35,8 @@ class TokenBus:
         self._address = 1
         self._family = family
         new_token(self.path, serial, with_keys, family.name)
+        if level is not None:
+            self.path.write_bytes(dump(replace(self.flash, level=level)))
 
     @property
     def flash(self) -> Any:

@@ -5,19 +5,24 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from appliance.simulator.descriptors import Level
 from appliance.simulator.families import load, new_token
 from appliance.simulator.openpgp_flash import OpenPgpFlash
 
 
 def make_token(
-    path: Path, serial: str, keys: int = 0, faults: Sequence[Mapping[str, object]] = (), family: str = "openpgp"
+    path: Path,
+    serial: str,
+    keys: int = 0,
+    faults: Sequence[Mapping[str, object]] = (),
+    level: Level | None = None,
+    family: str = "openpgp",
 ) -> Path:
     """Make the file of a token; `faults` is its list of misdeeds (simulator/faults.py)."""
     new_token(path, serial, keys, family)
-    if faults:
-        content = json.loads(path.read_text())
-        content["faults"] = list(faults)
-        path.write_text(json.dumps(content))
+    content = json.loads(path.read_text())
+    content |= {"faults": list(faults)} | ({} if level is None else {"reader": level})
+    path.write_text(json.dumps(content))
     return path
 
 

@@ -163,14 +163,24 @@ def test_a_record_has_a_limit(log: AuditLog, path: Path) -> None:
 
 
 def test_the_chain_goes_to_the_operational_log(log: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Number and hash of each record are in the operational log, for whoever has only that."""
+    """Each record is in the operational log with its number and hash, for whoever has only that."""
     captured = structlog.testing.LogCapture()
     monkeypatch.setattr(audit, "_log", structlog.wrap_logger(None, [captured], structlog.BoundLogger))
 
     log.append("login", actor="admin", origin="Console")
 
     (record,) = records(path)
-    assert [(entry["seq"], entry["hash"]) for entry in captured.entries] == [(record["seq"], record["hash"])]
+    assert captured.entries == [
+        {
+            "event": "audit record",
+            "log_level": "info",
+            "record": "login",
+            "actor": "admin",
+            "origin": "Console",
+            "seq": record["seq"],
+            "hash": record["hash"],
+        }
+    ]
 
 
 def test_a_log_is_continued(path: Path) -> None:

@@ -111,7 +111,9 @@ EDITS = [
     ("Grüße\x7f\x7fe".encode(), "Grüe"),
     ("日本語\x02\x7f".encode(), "日語"),
     (b"\xe9t\xe9\x7f", "\udce9t"),  # Latin-1
-    (b"\xe2\x82\x7fx", "\udce2x"),  # half a UTF-8 character is two bytes
+    (b"\xe2\xa2\x7fx", "\udce2x"),  # half a UTF-8 character is two bytes
+    (b"\xe2\x82x", "\udce2x"),  # of which one is a control character of 8-bit terminals
+    (b"\x80\x01\xc2", "\udcc2"),  # brought together by the cursor, the two would be one in UTF-8
     (b"a\xe2\x82\xac\x7fb", "ab"),
     (b"\xc2\x9b3~x", "3~x"),  # U+009B, a control sequence introducer
 ]

@@ -187,7 +187,9 @@ def test_without_configuration_only_warnings_are_written(tmp_path: Path) -> None
 
 
 PRIORITIES = """
+from appliance import journald
 from appliance.log import configure, get_logger
+journald.SOCKET = "/nowhere"
 configure("debug")
 log = get_logger("t")
 log.debug("a"); log.info("a"); log.warning("a"); log.error("a")
@@ -196,7 +198,10 @@ log.debug("a"); log.info("a"); log.warning("a"); log.error("a")
 
 @pytest.mark.parametrize("in_journal", [True, False])
 def test_the_journal_is_told_the_priority(in_journal: bool, tmp_path: Path) -> None:
-    """Lines begin with a syslog priority exactly when stderr is the stream that JOURNAL_STREAM names."""
+    """Lines begin with a syslog priority exactly when stderr is the stream that JOURNAL_STREAM names.
+
+    The journal's socket, to which they would go instead, is not there (see `test_journald.py`).
+    """
     with (tmp_path / "stream").open("w+") as stream:
         status = os.fstat(stream.fileno())
         named = f"{status.st_dev}:{status.st_ino if in_journal else status.st_ino + 1}"

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The appliance as the people around it have it: the terminal, the network, the USB sockets and the power switch."""
 
+import json
 import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.guest.image import TERMINAL, Image
-from tests.support.guest.machine import Machine
+from tests.support.guest.machine import BOUND, Machine
 from tests.support.guest.ssh import CommandFailed, Ssh
 from tests.support.guest.tokens import Tokens
 from tests.support.person import Person
@@ -29,16 +31,19 @@ class Appliance:
         self.root = Ssh(self.machine.ssh_port, image.key, "root", folder)
         self.tokens = Tokens(folder / "tokens", self.root)
         self.first_login = ""  # what was shown
+        self.greeting = ""  # the same at the last login
         self._folder = folder
         self._line: socket.socket | None = None
         self._logged_in = False
 
     def __enter__(self) -> Self:
-        self.tokens.__enter__()
-        self.power_on()
-        self.first_login = self.person.log_in_first()
-        self._logged_in = True
-        self.root.run("udevadm settle")
+        with ExitStack() as undo:  # should it not come up
+            undo.callback(self.power_off)
+            undo.enter_context(self.tokens)
+            self.power_on()
+            self.first_login = self.log_in_first()
+            self.root.run("udevadm settle")
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -68,7 +73,7 @@ class Appliance:
         self._unplug_terminal()
         line = self._line = socket.socket(socket.AF_UNIX)
         line.connect(str(self.machine.terminal))
-        self.person = Person(line.fileno())
+        self.person = Person(line.fileno(), BOUND)
 
     def _unplug_terminal(self) -> None:
         if self._line is not None:
@@ -80,9 +85,15 @@ class Appliance:
         if self._logged_in:
             self.person.run("")
         else:
-            self.person.log_in()
+            self.greeting = self.person.log_in()
             self._logged_in = True
         return self.person
+
+    def log_in_first(self) -> str:
+        """Have somebody log in who has to change the initial password; what was shown."""
+        shown = self.person.log_in_first()
+        self._logged_in = True
+        return shown
 
     def log_out(self) -> Person:
         """Have somebody at the login prompt."""
@@ -112,6 +123,17 @@ class Appliance:
         self.root.run(f"systemctl kill --signal=KILL {UNIT}; systemctl restart {UNIT}")
         self.await_login()
 
+    # The service
+
+    @contextmanager
+    def service_settings(self, *settings: str) -> Iterator[None]:
+        """Have other settings of the console's service for a while."""
+        folder = f"/run/systemd/system/{UNIT}.d"
+        content = "\n".join(("[Service]", *settings))
+        self.root.run(f"mkdir -p {folder} && cat >{folder}/test.conf && systemctl daemon-reload", text=content)
+        yield
+        self.root.run(f"rm {folder}/test.conf && systemctl daemon-reload")
+
     # The network
 
     def user(self, name: str) -> Ssh:
@@ -122,7 +144,10 @@ class Appliance:
 
     def listed(self) -> list[str]:
         """The serial numbers in `token backup list`, on the terminal."""
-        return _serials(self.log_in().run("token backup list"))
+        return _serials(self._list())
+
+    def _list(self) -> str:
+        return self.log_in().run("token backup list")
 
     def listed_on_the_network(self) -> list[str]:
         """The same as `lunash` shows it to root, whatever the terminal is busy with."""
@@ -130,10 +155,10 @@ class Appliance:
 
     def plug(self, *names: str) -> None:
         """Plug tokens in, and wait until the console lists them and knows all of them."""
-        before = self.listed()
+        attached = self._list().count("HSM Model:")  # a token of an interrupted reset is listed without being attached
         self.tokens.plug(*names)
-        self.until(lambda: len(self.listed()) == len(before) + len(names))
-        self.until(lambda: "unknown" not in self.person.run("token backup list"))
+        self.until(lambda: self._list().count("HSM Model:") == attached + len(names))
+        self.until(lambda: "unknown" not in self._list())
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Ask until it is so."""
@@ -151,6 +176,11 @@ class Appliance:
         self.root.run(f"appliance-console audit verify --state {STATE}")
         return self.root.run(f"cat {STATE}/audit.jsonl")
 
+    def logged(self) -> list[dict[str, Any]]:
+        """What the console has logged since the appliance was started."""
+        lines = self.root.run("journalctl --boot --identifier=appliance-console --output=cat --no-pager").splitlines()
+        return [json.loads(line) for line in lines]
+
     def keep_logs(self, folder: Path) -> None:
         """Put what tells of a failure where it is found: console log, journal, audit trail."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -164,4 +194,5 @@ class Appliance:
 
 
 def _serials(shown: str) -> list[str]:
-    return re.findall(r"Serial #: +(\S+)", shown)
+    """The serial numbers of the attached tokens; one whose interrupted reset is all that is shown is not there."""
+    return re.findall(r"Serial #: +(\S+)\n(?! +State: +not attached)", shown)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 
-from appliance.hsm.ccid import TRANSFER
+from appliance.hsm.ccid_messages import TRANSFER
 from appliance.simulator import usbip_protocol as protocol
 from appliance.simulator.ccid_reader import HEADER
 from appliance.simulator.faults import name_of
@@ -25,25 +25,39 @@ class Cable:
 
     def __init__(self) -> None:
         self.transfers: list[str] = []  # each by its name: the command to the card, or the answer to it
-        self._stop_at = 0
-        self._then: Callable[[], None] = lambda: None
+        self._stop_at: int | str = 0
+        self._cuts = True
+        self._then: Callable[[], object] = lambda: None
         self._stopped = threading.Event()
+        self._carries = threading.Event()
+        self._carries.set()
         self._plugged: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def count_from_here(self, stop_at: int = 0, then: Callable[[], None] | None = None) -> None:
-        """Count anew. The transfer with the number `stop_at` goes no further, and then the cable is cut.
+    def count_from_here(
+        self, stop_at: int | str = 0, then: Callable[[], object] | None = None, *, cut: bool = True
+    ) -> None:
+        """Count anew. The transfer with the number `stop_at`, or the first of that name, waits while `then` is called.
 
-        Before that `then` is called, in the loop's thread: for what happens while the transfer is on its way.
+        `then` is what happens while the transfer is on its way. After it the cable is cut; without `cut` all goes on.
         """
         self.transfers = []
         self._stopped.clear()
         self._then = then or (lambda: None)
         self._stop_at = stop_at
+        self._cuts = cut
 
     def wait_cut(self) -> None:
-        """The transfer was reached and the cable is cut."""
+        """The transfer was reached, and what was to happen to it has happened."""
         assert self._stopped.wait(BOUND), f"only {len(self.transfers)} transfers: {self.transfers}"
+
+    def hold(self) -> None:
+        """Carry nothing to the device until `let_go`, whatever the appliance asks for."""
+        self._carries.clear()
+
+    def let_go(self) -> None:
+        """Carry again."""
+        self._carries.set()
 
     def cut(self) -> None:
         """Pull it out, now."""
@@ -65,6 +79,8 @@ class Cable:
                         data = await reader.readexactly(command.length)
                     if command.endpoint & 0x7F and await self._stop(command, data):
                         return
+                if not self._carries.is_set():
+                    await asyncio.to_thread(self._carries.wait)
                 writer.write(head + data)
                 await writer.drain()
         finally:
@@ -73,12 +89,13 @@ class Cable:
     async def _stop(self, command: Submit, data: bytes) -> bool:
         """Count a transfer; whether it is the one that goes no further."""
         self.transfers.append(f"answer to {self._last()}" if command.inbound else _name(data))
-        if len(self.transfers) != self._stop_at:
+        if self._stop_at not in (len(self.transfers), self.transfers[-1]) or self._stopped.is_set():
             return False
         await asyncio.to_thread(self._then)
-        self._cut()
+        if self._cuts:
+            self._cut()
         self._stopped.set()
-        return True
+        return self._cuts
 
     def _last(self) -> str:
         return next((name for name in reversed(self.transfers) if not name.startswith("answer")), "nothing")

@@ -7,13 +7,14 @@ Both are kept below .tests/appliance under a hash of what they were made from, a
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.checkout import ROOT, tracked_files
+from tests.support.debian_package import ENVIRONMENT, build, run
+
 CACHE = ROOT / ".tests" / "appliance"
 
 CONSOLE = "ttyS0"  # where the kernel says what it does
@@ -34,15 +35,13 @@ _UNWANTED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/li
 _DISK = "2G"
 _NETWORK = "[Match]\nName=en*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
 _TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # Debian's programs, whatever else this machine has
-_TIMEOUT = 900.0  # seconds for one step
 
 
 def why_not() -> str:
     """Why no guest can be made here; "" when it can."""
     if os.geteuid() != 0:
         return "the guest's disk is made by root"
-    missing = [name for name in _PROGRAMS if not shutil.which(name, path=_PATH)]
+    missing = [name for name in _PROGRAMS if not shutil.which(name, path=ENVIRONMENT["PATH"])]
     return f"not installed: {', '.join(missing)}" if missing else ""
 
 
@@ -65,7 +64,7 @@ def image() -> Image:
     return Image(folder / "disk", folder / "vmlinuz", folder / "initrd", folder / "key")
 
 
-def _kept(kind: str, made_from: str, build: Callable[[Path], None]) -> Path:
+def _kept(kind: str, made_from: str, make: Callable[[Path], None]) -> Path:
     """The folder of this kind; an older one goes, and one that is half built is none."""
     wanted = CACHE / f"{kind}-{made_from}"
     if not wanted.exists():
@@ -74,7 +73,7 @@ def _kept(kind: str, made_from: str, build: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="building-") as scratch:
             built = Path(scratch) / "built"
             built.mkdir()
-            build(built)
+            make(built)
             built.rename(wanted)
     return wanted
 
@@ -89,15 +88,13 @@ def _hash_of(files: Sequence[Path]) -> str:
 
 
 def _sources_of_package() -> list[Path]:
-    """The files of the project that the package is built from."""
-    listed = _output("git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    names = [name for name in listed.split("\0") if name and not name.startswith(("tests/", ".ci/"))]
-    return [ROOT / name for name in sorted(names) if (ROOT / name).is_file()]
+    """The files of the project that the package is made of."""
+    return [path for path in tracked_files() if path.relative_to(ROOT).parts[0] not in ("tests", ".ci")]
 
 
 def _build_base(folder: Path) -> None:
     """Debian without anything of ours, as a tar file."""
-    _run(*_bootstrap(str(folder / "debian.tar")))
+    run(*_bootstrap(str(folder / "debian.tar")))
 
 
 def _bootstrap(target: str) -> list[str]:
@@ -117,27 +114,18 @@ def _build_disk(folder: Path, base: Path) -> None:
     """The base with our package in it, on a file system."""
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="root-") as scratch:
         root, key = Path(scratch), folder / "key"
-        _run("tar", "--extract", "--file", str(base / "debian.tar"), "--directory", scratch)
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", str(key))
-        _install(root, _build_package(root / "root"))
+        run("tar", "--extract", "--file", str(base / "debian.tar"), "--directory", scratch)
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", str(key))
+        built = build(root / "root/package")
+        package = built.rename(root / "root" / built.name)  # it stays, for those who install it once more
+        shutil.rmtree(built.parent)
+        _install(root, package)
         _configure(root, key.with_suffix(".pub").read_text())
         for wanted, found in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
             shutil.copy(next((root / "boot").glob(found)), folder / wanted)
         disk = str(folder / "disk")
-        _run("truncate", f"--size={_DISK}", disk)
-        _run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", scratch, disk)
-
-
-def _build_package(folder: Path) -> Path:
-    """The package, built in `folder` from a copy of the project."""
-    sources = folder / "source"
-    for path in _sources_of_package():
-        target = sources / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    _run("dpkg-buildpackage", "--build=binary", "--unsigned-source", "--unsigned-changes", cwd=sources)
-    shutil.rmtree(sources)
-    return next(folder.glob("*.deb"))
+        run("truncate", f"--size={_DISK}", disk)
+        run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1", "-d", scratch, disk)
 
 
 def _install(root: Path, package: Path) -> None:
@@ -145,7 +133,7 @@ def _install(root: Path, package: Path) -> None:
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    _run("chroot", str(root), "dpkg", "--install", f"/{package.relative_to(root)}")
+    run("chroot", str(root), "dpkg", "--install", f"/{package.relative_to(root)}")
     policy.unlink()
 
 
@@ -162,19 +150,5 @@ def _configure(root: Path, key: str) -> None:
         (root / name).parent.mkdir(mode=0o700 if ".ssh" in name else 0o755, parents=True, exist_ok=True)
         (root / name).write_text(content)
     systemctl = ("chroot", str(root), "systemctl", "--quiet")
-    _run(*systemctl, "enable", "systemd-networkd", f"appliance-console@{TERMINAL}")
-    _run(*systemctl, "mask", *_TIMERS)
-
-
-def _run(*command: str, cwd: Path | None = None) -> None:
-    _output(*command, cwd=cwd)
-
-
-def _output(*command: str, cwd: Path | None = None) -> str:
-    """What a command of this machine's system says; what went wrong is told in full."""
-    environment = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(  # noqa: S603  programs of the system, found on its own path
-        command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=_TIMEOUT, check=False
-    )
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    run(*systemctl, "enable", "systemd-networkd", f"appliance-console@{TERMINAL}")
+    run(*systemctl, "mask", *_TIMERS)

@@ -10,13 +10,16 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from appliance.simulator.bus import SUFFIX, FolderBus
+from appliance.simulator.descriptors import Level
+from appliance.simulator.openpgp_flash import OpenPgpFlash
 from appliance.simulator.usbip import UsbIpServer
 from appliance.simulator.usbip_protocol import Export
 from tests.support.guest.cable import Cable, Cables
 from tests.support.guest.machine import BOUND
 from tests.support.guest.ssh import Ssh
-from tests.support.tokens import make_token
+from tests.support.tokens import make_token, openpgp
 
+_ATTACH = Path(__file__).with_name("attach.py")
 _HOST = "10.0.2.2"  # what the guest calls the loopback address of this machine
 
 T = TypeVar("T")
@@ -49,23 +52,37 @@ class Tokens:
         self._thread.join(BOUND)
         self._loop.close()
 
-    def make(self, name: str, *, serial: str = "", keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> str:
+    def make(
+        self,
+        name: str,
+        *,
+        serial: str = "",
+        keys: int = 0,
+        faults: Sequence[Mapping[str, object]] = (),
+        level: Level = Level.APDU,
+    ) -> str:
         """Have a new token at hand; its name."""
-        make_token(self._folder / "new", serial or name, keys, faults).rename(self._folder / f"{name}{SUFFIX}")
+        make_token(self._folder / "new", serial or name, keys, faults, level).rename(self._folder / f"{name}{SUFFIX}")
         self._bus_id(name)  # not before the simulated bus has it
         return name
 
-    def plug(self, *names: str) -> None:
-        """Plug tokens in, one after the other; returns when the kernel has begun to look at the last one."""
-        self._appliance.run(" && ".join(map(self.attach_command, names)))
+    def plug(self, *names: str, at_once: bool = False) -> None:
+        """Plug tokens in, each when the kernel has begun to look at the one before, or all at once."""
+        how = "at-once" if at_once else "one-by-one"
+        words = ["python3", "-", how, _HOST, str(self._port), *map(self._bus_id, names)]
+        self._appliance.run(shlex.join(words), text=_ATTACH.read_text())
 
     def attach_command(self, name: str) -> str:
-        """What root types over there to plug a token in."""
+        """What root would type over there to plug a token in."""
         return shlex.join(["usbip", "--tcp-port", str(self._port), "attach", "-r", _HOST, "-b", self._bus_id(name)])
 
     def cable(self, name: str) -> Cable:
         """The cable of a token."""
         return self._cables[self._bus_id(name)]
+
+    def flash(self, name: str) -> OpenPgpFlash:
+        """What a token keeps without power."""
+        return openpgp((self._folder / f"{name}{SUFFIX}").read_bytes())
 
     def pull(self, *names: str) -> None:
         """Pull tokens out; they are at hand again."""
