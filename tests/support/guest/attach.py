@@ -52,7 +52,10 @@ def attach(server: tuple[str, int], bus_id: str, port: str) -> None:
 
 if __name__ == "__main__":
     how, host, number, *wanted = sys.argv[1:]
-    for bus_id, port in zip(wanted, [*ports(FREE)], strict=False):
+    free = [*ports(FREE)]
+    if len(free) < len(wanted):
+        sys.exit(f"only {len(free)} ports are free")
+    for bus_id, port in zip(wanted, free, strict=False):
         attach((host, int(number)), bus_id, port)
         if how == "one-by-one":
             await_address(port)
