@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     token = commands.add_parser("token", help="simulated tokens").add_subparsers(required=True, metavar="COMMAND")
     new = token.add_parser("new", help="make the file of a simulated token")
     new.add_argument("file", type=Path, metavar="FILE", help="NAME.token, to be moved into the bus folder")
-    new.add_argument("--serial", required=True, metavar="N", help="the serial number, up to eight hexadecimal digits")
+    new.add_argument("--family", default="openpgp", choices=("openpgp", "smartcard-hsm"), help="default: openpgp")
+    new.add_argument("--serial", required=True, metavar="N", help="the serial number, as the family has them")
     new.add_argument("--with-keys", type=int, default=0, choices=range(4), metavar="K", help="make K keys, at most 3")
     new.set_defaults(command=_token_new)
     return parser
@@ -151,9 +152,9 @@ def _ssh_user_add(options: argparse.Namespace) -> int:
 
 
 def _token_new(options: argparse.Namespace) -> int:
-    from appliance.simulator.device import new_token
+    from appliance.simulator.families import new_token
 
-    new_token(options.file, options.serial, options.with_keys)
+    new_token(options.file, options.serial, options.with_keys, options.family)
     return _OK
 
 

@@ -19,7 +19,7 @@ from appliance.errors import ApplianceError, StateError
 from appliance.hsm.usb import UsbBus
 from appliance.log import configure
 from appliance.simulator.bus import FolderBus
-from appliance.simulator.device import new_token
+from appliance.simulator.families import new_token
 from appliance.simulator.serial_line import SerialLine, Socket
 from appliance.simulator.usbip import UsbIpServer, parse_address
 

@@ -79,7 +79,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pyudev": ("appliance.hsm.hotplug",),
     "usb": ("appliance.hsm.usb", "appliance.simulator.pyusb_backend"),
     "structlog": ("appliance.log",),
-    "cryptography": ("appliance.simulator.openpgp_keys",),
+    "cryptography": ("appliance.simulator.ec_keys",),
 }
 
 MAKERS = {"LOCAL_CONSOLE": "appliance.console.getty", "NETWORK": "appliance.console.door"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 from appliance.errors import DeviceTimeout, ProtocolError
-from appliance.hsm.ccid_levels import level
+from appliance.hsm.ccid_levels import ShortApduLevel, level
 from appliance.hsm.ccid_messages import (
     BUSY,
     DATA_BLOCK,
@@ -90,6 +90,11 @@ class Card:
         self._messages = Messages(pipe, longest, clock)
         self._level = level(self._messages, self._reader)
 
+    @property
+    def short_only(self) -> bool:
+        """Whether the reader takes no extended APDU."""
+        return isinstance(self._level, ShortApduLevel)
+
     def power_on(self) -> bytes:
         """Power the card, at the first voltage that it answers at, and return its answer to reset (ISO 7816-3, 8).
 
@@ -127,7 +132,8 @@ class Card:
 
     def _transmit_one(self, command: Command, deadline: float) -> Response:
         response = self._exchange_one(command, deadline)
-        if response.status >> 8 == 0x6C:  # ISO 7816-4, 5.3.4: the right length is in SW2
+        # ISO 7816-4, 5.3.4: the right length is in SW2. A command that asked for nothing is not sent twice.
+        if response.status >> 8 == 0x6C and command.le is not None:
             return self._exchange_one(replace(command, le=response.status & 0xFF or 256), deadline)
         return response
 

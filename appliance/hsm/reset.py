@@ -163,11 +163,15 @@ class Reset:
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
         if isinstance(trouble, SecretRefused):  # a blank device may still have a PIN that its owner has set
             return Report(Outcome.NOT_DONE, _with_tries(trouble, after), serial)
+        # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
+        if (
+            isinstance(trouble, DeviceRefused)
+            and after == before
+            and after.state in (HsmState.INITIALIZED, HsmState.ZEROIZED)
+        ):
+            return Report(Outcome.NOT_DONE, str(trouble), serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
-        # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
-        if isinstance(trouble, DeviceRefused) and after == before and after.state is HsmState.INITIALIZED:
-            return Report(Outcome.NOT_DONE, str(trouble), serial)
         found = ", ".join(after.shortcomings) or f"the state is {after.state}"
         return Report(Outcome.UNKNOWN, str(trouble) if trouble else f"not in factory state: {found}", serial)
 

@@ -19,7 +19,7 @@ from appliance.hsm.model import Attachment
 from appliance.log import get_logger
 from appliance.simulator import descriptors
 from appliance.simulator.device import Observer, SimulatedDevice
-from appliance.simulator.flash import Flash, load, serial_in
+from appliance.simulator.families import FAMILIES, OPENPGP, Family, load, remnant
 from appliance.simulator.inotify import (
     IN_CLOSE_WRITE,
     IN_DELETE,
@@ -31,6 +31,7 @@ from appliance.simulator.inotify import (
     Happening,
     Inotify,
 )
+from appliance.simulator.memory import Flash
 from appliance.simulator.pyusb_backend import Place, SimulatedBackend
 from appliance.simulator.token_file import TokenFile
 
@@ -175,21 +176,22 @@ class FolderBus:
             _log.warning("simulated bus is full", file=name)
             return []
         file = TokenFile(self._folder / name)
-        flash, serial = _read(file)
-        usb_serial = f"SIM-0.1-{serial}" if serial else ""
+        family, flash, serial = _read(file)
+        usb_serial = family.usb_serial(serial) if serial else ""
         self._last_time = max(self._last_time + 1, time.monotonic_ns() // 1000)
         attachment = Attachment(
             sys_path=f"/devices/simulated/usb{BUS}/{quote_from_bytes(os.fsencode(name))}",
             bus=BUS,
             address=address,
             initialized=self._last_time,
-            vendor_id=descriptors.VENDOR_ID,
-            product_id=descriptors.PRODUCT_ID,
+            vendor_id=family.looks.vendor_id,
+            product_id=family.looks.product_id,
             usb_serial=usb_serial,
             manufacturer=descriptors.MANUFACTURER,
-            product=descriptors.PRODUCT,
+            product=family.looks.product,
         )
-        self._plugs[name] = _Plug(SimulatedDevice(file, flash, usb_serial, self._vanished, self._observe), attachment)
+        device = SimulatedDevice(file, family, flash, usb_serial, self._vanished, self._observe)
+        self._plugs[name] = _Plug(device, attachment)
         return [Plugged(attachment)]
 
     def _unplug(self, name: str) -> list[Event]:
@@ -226,19 +228,20 @@ class FolderBus:
                 self._deliver(event)
 
 
-def _read(file: TokenFile) -> tuple[Flash | None, str]:
-    """What the device remembers, None when its file is damaged; and its serial number, "" when that is lost too."""
+def _read(file: TokenFile) -> tuple[Family, Flash | None, str]:
+    """What the device is and remembers, None when its file is damaged; its serial number, "" when that is lost too."""
     try:
         contents = file.read()
     except StateError as error:
         _log.warning("token file unreadable", file=str(error.path), reason=error.reason)
-        return None, ""
+        return OPENPGP, None, ""
     try:
         flash = load(contents)
     except ValueError as error:
         _log.warning("token file damaged", file=str(file.path), reason=str(error))
-        return None, serial_in(contents)
-    return flash, flash.serial
+        family, serial = remnant(contents)
+        return family, None, serial
+    return FAMILIES[flash.FAMILY], flash, flash.serial
 
 
 def _is_file(path: Path) -> bool:

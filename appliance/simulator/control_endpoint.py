@@ -18,6 +18,7 @@ _CLOCK, _DATA_RATE = _CCID[10:14], _CCID[19:23]  # dwDefaultClock, dwDataRate (C
 class ControlledDevice(Protocol):
     """What the requests act on; every method raises `OSError` with ENODEV once the device is gone."""
 
+    looks: descriptors.Looks
     usb_serial: str
     level: descriptors.Level
     configuration: int
@@ -36,7 +37,7 @@ def control(device: ControlledDevice, kind: int, request: int, value: int, index
     """
     match kind, request:
         case 0x80, 0x06:  # GET_DESCRIPTOR (9.4.3)
-            return descriptors.descriptor(device.usb_serial, device.level, value)
+            return descriptors.descriptor(device.looks, device.usb_serial, device.level, value)
         case 0x80, 0x00 if (value, index) == (0, 0):  # GET_STATUS (9.4.5): on the bus's power
             return b"\0\0"
         case 0x81, 0x00 if (value, index) == (0, 0):

@@ -5,15 +5,15 @@ Layouts: USB 2.0, 9.6, and the CCID specification 1.1, 5.1.
 """
 
 import struct
+from dataclasses import dataclass
 from enum import StrEnum
 
-VENDOR_ID, PRODUCT_ID = 0x234B, 0x0000  # those of Gnuk tokens, which the OpenPGP driver knows
 CCID_CLASS = 0x0B
 OUT, IN = 0x01, 0x81  # the bulk endpoints
 PACKET = 64  # bytes; full speed
 LONGEST_MESSAGE = 271  # bytes of a CCID message: a short APDU of 261 and the header
 
-MANUFACTURER, PRODUCT = "appliance-console", "Simulated OpenPGP token"
+MANUFACTURER = "appliance-console"
 _ENGLISH = 0x0409
 
 _DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT, _CCID = 1, 2, 3, 4, 5, 0x21
@@ -49,20 +49,28 @@ _LENGTH = 9 + len(INTERFACE) + len(CCID[Level.APDU]) + sum(map(len, ENDPOINTS))
 CONFIGURATION = struct.pack("<BBHBBBBB", 9, _CONFIGURATION, _LENGTH, 1, 1, 0, 0x80, 50)
 
 
-def device(usb_serial: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What devices of a family say of themselves."""
+
+    vendor_id: int
+    product_id: int
+    product: str
+
+
+def device(looks: Looks, usb_serial: str) -> bytes:
     """The device descriptor; a device without a serial number refers to no such string."""
     strings = (1, 2, 3 if usb_serial else 0)
-    return struct.pack(
-        "<BBHBBBBHHHBBBB", 18, _DEVICE, 0x0200, 0, 0, 0, PACKET, VENDOR_ID, PRODUCT_ID, 0x0010, *strings, 1
-    )
+    ids = (looks.vendor_id, looks.product_id)
+    return struct.pack("<BBHBBBBHHHBBBB", 18, _DEVICE, 0x0200, 0, 0, 0, PACKET, *ids, 0x0010, *strings, 1)
 
 
-def descriptor(usb_serial: str, level: Level, value: int) -> bytes | None:
+def descriptor(looks: Looks, usb_serial: str, level: Level, value: int) -> bytes | None:
     """The answer to GET_DESCRIPTOR with this wValue, in full; None when there is no such descriptor."""
-    strings = ["", MANUFACTURER, PRODUCT, *([usb_serial] if usb_serial else [])]
+    strings = ["", MANUFACTURER, looks.product, *([usb_serial] if usb_serial else [])]
     match divmod(value, 0x100):
         case 1, 0:
-            return device(usb_serial)
+            return device(looks, usb_serial)
         case 2, 0:
             return b"".join((CONFIGURATION, INTERFACE, CCID[level], *ENDPOINTS))
         case 3, 0:

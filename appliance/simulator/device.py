@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One simulated USB device, from its plugging in to its unplugging: a CCID reader with an OpenPGP card in it.
+"""One simulated USB device, from its plugging in to its unplugging: a CCID reader with its family's card in it.
 
 Everything here blocks and is safe to call from any thread; a transfer that fails raises `OSError` with the errno with
 which libusb would report it.
@@ -15,49 +15,21 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.errors import ApplianceError
 from appliance.simulator import descriptors
 from appliance.simulator.ccid_reader import HEADER, CardMute, CcidReader
 from appliance.simulator.descriptors import Level
+from appliance.simulator.families import Family
 from appliance.simulator.faults import Fault, Misdeed, When
-from appliance.simulator.flash import Flash, Slot
 from appliance.simulator.iso7816 import Refused
-from appliance.simulator.openpgp_card import OpenPgpCard
-from appliance.simulator.openpgp_data import CREATED, FINGERPRINT
+from appliance.simulator.memory import Flash
 from appliance.simulator.t1_card import T1Card
-from appliance.simulator.token_file import FileGone, TokenFile, create
+from appliance.simulator.token_file import FileGone, TokenFile
 
 _EXTENSION = 0.5  # seconds between the time extensions of a slow answer
 _LONGEST_INCOMING = 1 << 17  # bytes kept of one message from the host
 
 # Called around each command with the file, the command's number since the plug-in, the command, and the side.
 Observer = Callable[[Path, int, bytes, When], None]
-
-
-def new_token(path: Path, serial: str, with_keys: int = 0) -> None:
-    """Make the file of a new token, with that many of its three keys. Raises `ApplianceError`; replaces no file."""
-    if not path.name:
-        raise ApplianceError(f"{path}: not the name of a file.")
-    digits = serial.upper()
-    if not 1 <= len(digits) <= 8 or not set(digits) <= set("0123456789ABCDEF"):
-        raise ApplianceError("The serial number must be one to eight hexadecimal digits, such as 667788.")
-    if not 0 <= with_keys <= len(Slot):
-        raise ApplianceError(f"A token has {len(Slot)} keys at most.")
-    flash = Flash.new(digits.rjust(8, "0"))
-    create(path, _with_keys(flash, list(Slot)[:with_keys]) if with_keys else flash)
-
-
-def _with_keys(flash: Flash, slots: list[Slot]) -> Flash:
-    try:
-        from appliance.simulator import openpgp_keys
-    except ModuleNotFoundError as error:
-        raise ApplianceError("Keys need the package 'cryptography': install the extra 'demo'.") from error
-
-    created = int(time.time())
-    keys = {slot: openpgp_keys.generate(flash.kek, slot) for slot in slots}
-    fingerprints = {FINGERPRINT[slot]: openpgp_keys.fingerprint(slot, keys[slot].public, created) for slot in slots}
-    times = {CREATED[slot]: created.to_bytes(4, "big") for slot in slots}
-    return replace(flash, keys=keys, objects={**fingerprints, **times})
 
 
 class _Silence(Exception):
@@ -73,19 +45,21 @@ class SimulatedDevice:
     def __init__(
         self,
         file: TokenFile,
+        family: Family,
         flash: Flash | None,
         usb_serial: str,
         vanished: Callable[["SimulatedDevice", float | None], None],
         observe: Observer | None = None,
     ) -> None:
         self.file = file
+        self.looks = family.looks
         self.usb_serial = usb_serial
         self.holder: object | None = None  # who claimed the interface
         self.configuration = 1  # as the kernel chooses it when a device is plugged in
         self.on_unplug: Callable[[], None] | None = None  # called, from whatever thread, when it has left the bus
         self._vanished = vanished
         self._observe = observe
-        self._card = OpenPgpCard(flash, self._save) if flash else None
+        self._card = family.card(flash, self._save) if flash else None
         self.level = flash.level if flash else Level.APDU
         self._t1 = T1Card(self) if self.level is Level.TPDU else None
         self._reader = CcidReader(self._t1 or self)
@@ -312,13 +286,13 @@ class SimulatedDevice:
         """The first fault that is due, counted down in the file if its number of times is limited."""
         if self._card is None:
             return None
-        faults = self._card.memory.flash.faults
+        faults: tuple[Fault, ...] = self._card.memory.flash.faults
         for index, fault in enumerate(faults):
             if wanted(fault):
                 if fault.times:
                     fewer = (*faults[:index], replace(fault, times=fault.times - 1), *faults[index + 1 :])
                     with suppress(Refused):  # a full disk: then the fault is due once more
-                        self._card.memory.change(replace(self._card.memory.flash, faults=fewer))
+                        self._card.memory.set_faults(fewer)
                 return fault
         return None
 

@@ -18,8 +18,8 @@ Each entry is an object with these keys; only ``do`` must be there:
     ``busy``    another program seems to hold the interface; `at` and `when` mean nothing
 ``at``
     which command: its number since the device was plugged in, counted from 1, or its name or the beginning of it, as
-    ISO/IEC 7816-4 and the OpenPGP card specification write it (``SELECT``, ``VERIFY``, ``TERMINATE DF``); every one
-    when absent
+    ISO/IEC 7816-4 and the card's specification write it (``SELECT``, ``VERIFY``, ``TERMINATE DF``); every one when
+    absent
 ``when``
     ``before`` or ``after`` the command took effect on the card (default ``after``)
 ``times``
@@ -39,14 +39,21 @@ NAMES = {
     0x2A: "PERFORM SECURITY OPERATION",
     0x2C: "RESET RETRY COUNTER",
     0x44: "ACTIVATE FILE",
+    0x46: "GENERATE ASYMMETRIC KEY PAIR",
     0x47: "GENERATE ASYMMETRIC KEY PAIR",
+    0x50: "INITIALIZE DEVICE",
+    0x58: "ENUMERATE OBJECTS",
+    0x68: "SIGN",
     0x84: "GET CHALLENGE",
     0x88: "INTERNAL AUTHENTICATE",
     0xA4: "SELECT",
+    0xB1: "READ BINARY",
     0xC0: "GET RESPONSE",
     0xCA: "GET DATA",
+    0xD7: "UPDATE BINARY",
     0xDA: "PUT DATA",
     0xDB: "PUT DATA",
+    0xE4: "DELETE FILE",
     0xE6: "TERMINATE DF",
 }
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short APDUs as ISO/IEC 7816-4 has them: commands, status words, TLV, command chaining and GET RESPONSE."""
+"""APDUs as ISO/IEC 7816-4 has them: commands, status words, TLV, command chaining and GET RESPONSE."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 OK = 0x9000
+END_OF_FILE = 0x6282
 TERMINATED = 0x6285
 MEMORY_FAILURE = 0x6581
 WRONG_LENGTH = 0x6700
@@ -23,15 +24,17 @@ TRIES_LEFT = 0x63C0  # and the number of them in the last digit
 CHAINED = 0x10
 GET_RESPONSE = 0xC0
 LONGEST = 256  # bytes of data in one response
+LONGEST_EXTENDED = 65536  # bytes of data in one response to an extended command
 LONGEST_CHAIN = 2048  # bytes of data in all commands of a chain
 
 
 class Refused(Exception):
-    """A command ends with a status word other than 9000."""
+    """A command ends with a status word other than 9000, and with `data` when that is a warning."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, data: bytes = b"") -> None:
         super().__init__(f"{status:04X}")
         self.status = status
+        self.data = data
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,35 @@ def parse(apdu: bytes) -> Command:
     return replace(command, data=data, le=(rest[0] or LONGEST) if rest else None)
 
 
-class CommandLayer:
-    """Puts chained commands together and hands long answers out in parts, so that `execute` sees whole ones."""
+def parse_extended(apdu: bytes) -> Command:
+    """The command in either form (ISO/IEC 7816-4, 5.1). Raises `Refused` for any other length."""
+    body = apdu[4:]
+    if len(body) < 3 or body[0]:
+        return parse(apdu)
+    command, length, rest = Command(apdu[0], apdu[1], apdu[2], apdu[3]), int.from_bytes(body[1:3], "big"), body[3:]
+    if not rest:
+        return replace(command, le=length or LONGEST_EXTENDED)
+    data, le = rest[:length], rest[length:]
+    if not length or len(data) < length or len(le) not in (0, 2):
+        raise Refused(WRONG_LENGTH)
+    return replace(command, data=data, le=(int.from_bytes(le, "big") or LONGEST_EXTENDED) if le else None)
 
-    def __init__(self, execute: Callable[[Command], bytes]) -> None:
+
+class CommandLayer:
+    """Puts chained commands together and hands long answers out in parts, so that `execute` sees whole ones.
+
+    `read` tells the forms of commands that the card knows, `classes` the class bytes, the one for chaining aside.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[Command], bytes],
+        read: Callable[[bytes], Command] = parse,
+        classes: tuple[int, ...] = (0,),
+    ) -> None:
         self._execute = execute
+        self._read = read
+        self._classes = classes
         self._chain: Command | None = None
         self._unsent = b""
 
@@ -86,18 +113,19 @@ class CommandLayer:
     def transmit(self, apdu: bytes) -> bytes:
         """The response APDU."""
         try:
-            return self._respond(parse(apdu))
+            return self._respond(self._read(apdu))
         except Refused as refused:
             self.reset()
-            return refused.status.to_bytes(2, "big")
+            return refused.data + refused.status.to_bytes(2, "big")
 
     def _respond(self, command: Command) -> bytes:
-        if command.cla not in (0, CHAINED):
+        if command.cla & ~CHAINED not in self._classes:
             raise Refused(NO_SUCH_CLA)
-        if command.ins == GET_RESPONSE and not command.cla:
+        chained = bool(command.cla & CHAINED)
+        if command.ins == GET_RESPONSE and not chained:
             return self._next_part(command)
         whole = self._joined(command)
-        if command.cla == CHAINED:
+        if chained:
             self._chain = whole
             return OK.to_bytes(2, "big")
         self._chain = None
@@ -107,7 +135,7 @@ class CommandLayer:
     def _joined(self, command: Command) -> Command:
         begun = self._chain
         if begun is None:
-            return replace(command, cla=0)
+            return replace(command, cla=command.cla & ~CHAINED)
         if (begun.ins, begun.p1p2) != (command.ins, command.p1p2):
             raise Refused(NOT_LAST)
         if len(begun.data) + len(command.data) > LONGEST_CHAIN:

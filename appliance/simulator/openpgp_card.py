@@ -10,7 +10,6 @@ from dataclasses import replace
 from types import ModuleType
 
 from appliance.simulator import openpgp_data as data
-from appliance.simulator.flash import Flash, Key, Memory, Password, Slot
 from appliance.simulator.iso7816 import (
     CONDITIONS,
     FILE_NOT_FOUND,
@@ -28,6 +27,8 @@ from appliance.simulator.iso7816 import (
     objects,
     tlv,
 )
+from appliance.simulator.memory import Key, Memory
+from appliance.simulator.openpgp_flash import OpenPgpFlash, Password, Slot
 from appliance.simulator.openpgp_passwords import Passwords
 
 # T=1 only, information fields of up to 254 bytes (ISO/IEC 7816-3, 8.2).
@@ -41,7 +42,7 @@ _CRT = {0xB6: Slot.SIGNATURE, 0xB8: Slot.DECRYPTION, 0xA4: Slot.AUTHENTICATION}
 class OpenPgpCard:
     """The card. `save` makes its memory durable, and raises `StateError` when it cannot."""
 
-    def __init__(self, flash: Flash, save: Callable[[Flash], None]) -> None:
+    def __init__(self, flash: OpenPgpFlash, save: Callable[[OpenPgpFlash], None]) -> None:
         self.memory = Memory(flash, save)
         self.serial = flash.serial  # what the card says; a fault can make it lie
         self._passwords = Passwords(self.memory)
@@ -266,6 +267,6 @@ def _first_component(lengths: bytes, key: bytes) -> bytes:
 
 def _crypto() -> ModuleType:
     """The keys' module, when it is first needed: it is slow to import."""
-    from appliance.simulator import openpgp_keys
+    from appliance.simulator import ec_keys
 
-    return openpgp_keys
+    return ec_keys

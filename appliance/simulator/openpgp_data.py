@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from appliance.simulator.flash import Flash, Password, Pin, Slot
 from appliance.simulator.iso7816 import NO_SUCH_DATA, WRONG_DATA, Refused, tlv
+from appliance.simulator.memory import Pin
+from appliance.simulator.openpgp_flash import TRIES, OpenPgpFlash, Password, Slot
 
 RID = bytes.fromhex("D27600012401")  # what every OpenPGP card's AID begins with
 VERSION = bytes.fromhex("0304")
@@ -65,8 +66,6 @@ RULES: Mapping[int, Rule] = {
     **{tag: Rule(4, 4) for tag in range(0xCE, 0xD1)},  # when the keys were made
 }
 
-FINGERPRINT = {Slot.SIGNATURE: 0xC7, Slot.DECRYPTION: 0xC8, Slot.AUTHENTICATION: 0xC9}
-CREATED = {Slot.SIGNATURE: 0xCE, Slot.DECRYPTION: 0xCF, Slot.AUTHENTICATION: 0xD0}
 _ATTRIBUTES = {0xC1: _ECDSA + _P256, 0xC2: _ECDH + _P256, 0xC3: _ECDSA + _P256}
 _CONSTRUCTED = {
     0x65: (0x5B, 0x5F2D, 0x5F35),
@@ -90,14 +89,14 @@ def aid(serial: str) -> bytes:
     return RID + VERSION + VENDOR + bytes.fromhex(serial) + b"\0\0"
 
 
-def get(flash: Flash, serial: str, tag: int) -> bytes:
+def get(flash: OpenPgpFlash, serial: str, tag: int) -> bytes:
     """What GET DATA answers: a primitive object's value, a constructed one whole (7.2.6). Raises `Refused`."""
     if tag in _CONSTRUCTED:
         return tlv(tag, b"".join(_object(flash, serial, part) for part in _CONSTRUCTED[tag]))
     return _value(flash, serial, tag)
 
 
-def put(flash: Flash, tag: int, value: bytes) -> Flash:
+def put(flash: OpenPgpFlash, tag: int, value: bytes) -> OpenPgpFlash:
     """The card's memory with another data object. Raises `Refused`."""
     if tag in RULES:
         if not RULES[tag].shortest <= len(value) <= RULES[tag].longest:
@@ -109,7 +108,7 @@ def put(flash: Flash, tag: int, value: bytes) -> Flash:
         case 0xD3 if not value:
             return flash.with_pin(Password.RESETTING, Pin())
         case 0xD3 if SHORTEST_PIN[Password.RESETTING] <= len(value) <= LONGEST_PIN:
-            return flash.with_pin(Password.RESETTING, Pin.of(value))
+            return flash.with_pin(Password.RESETTING, Pin.of(value, TRIES))
         case _ if tag in (0xC4, 0xD3) or (tag in _ATTRIBUTES and value != _ATTRIBUTES[tag]):
             raise Refused(WRONG_DATA)
         case _ if tag in _ATTRIBUTES:
@@ -118,11 +117,11 @@ def put(flash: Flash, tag: int, value: bytes) -> Flash:
             raise Refused(NO_SUCH_DATA)
 
 
-def _object(flash: Flash, serial: str, tag: int) -> bytes:
+def _object(flash: OpenPgpFlash, serial: str, tag: int) -> bytes:
     return get(flash, serial, tag) if tag in _CONSTRUCTED else tlv(tag, _value(flash, serial, tag))
 
 
-def _value(flash: Flash, serial: str, tag: int) -> bytes:
+def _value(flash: OpenPgpFlash, serial: str, tag: int) -> bytes:
     if tag in RULES:
         return flash.objects.get(tag, b"\0" * RULES[tag].shortest)
     match tag:

@@ -6,7 +6,6 @@ Sections in parentheses are those of the "OpenPGP Smart Card Application" specif
 
 from dataclasses import replace
 
-from appliance.simulator.flash import TRIES, Memory, Password, Pin
 from appliance.simulator.iso7816 import (
     BLOCKED,
     SECURITY_STATUS,
@@ -16,7 +15,9 @@ from appliance.simulator.iso7816 import (
     Command,
     Refused,
 )
+from appliance.simulator.memory import Memory, Pin
 from appliance.simulator.openpgp_data import LONGEST_PIN, SHORTEST_PIN
+from appliance.simulator.openpgp_flash import TRIES, OpenPgpFlash, Password, change_pin
 
 # By P2 of VERIFY: PW1 for a signature, PW1 for everything else, PW3.
 _OWNERS = {0x81: Password.USER, 0x82: Password.USER, 0x83: Password.ADMIN}
@@ -25,7 +26,7 @@ _OWNERS = {0x81: Password.USER, 0x82: Password.USER, 0x83: Password.ADMIN}
 class Passwords:
     """What VERIFY and its relatives do."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory[OpenPgpFlash]) -> None:
         self._memory = memory
         self._verified: set[int] = set()  # 81, 82, 83
 
@@ -83,15 +84,15 @@ class Passwords:
         if not known.tries:
             raise Refused(BLOCKED)
         if not known.matches(pin):
-            self._memory.change_pin(name, replace(known, tries=known.tries - 1))
+            change_pin(self._memory, name, replace(known, tries=known.tries - 1))
             self._forget_all_of(name)
             raise Refused(SECURITY_STATUS)
-        self._memory.change_pin(name, replace(known, tries=TRIES))
+        change_pin(self._memory, name, replace(known, tries=TRIES))
 
     def _set(self, name: Password, pin: bytes) -> None:
         if not SHORTEST_PIN[name] <= len(pin) <= LONGEST_PIN:
             raise Refused(WRONG_DATA)
-        self._memory.change_pin(name, Pin.of(pin))
+        change_pin(self._memory, name, Pin.of(pin, TRIES))
         self._forget_all_of(name)
 
     def _forget_all_of(self, name: Password) -> None:

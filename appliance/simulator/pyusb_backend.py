@@ -51,6 +51,7 @@ _ABORT = (0x21, 0x01)
 class UsbDevice(Protocol):
     """What a plugged device offers; every method raises `OSError` as libusb would."""
 
+    looks: descriptors.Looks
     usb_serial: str
     level: descriptors.Level
     configuration: int
@@ -98,7 +99,7 @@ class SimulatedBackend:
 
     def get_device_descriptor(self, place: Place) -> SimpleNamespace:
         """The device descriptor, and where the device is."""
-        fields = _named(_DEVICE_FIELDS, _DEVICE, descriptors.device(place.device.usb_serial))
+        fields = _named(_DEVICE_FIELDS, _DEVICE, descriptors.device(place.device.looks, place.device.usb_serial))
         where = {"bus": place.bus, "address": place.address, "port_number": None, "port_numbers": None}
         return SimpleNamespace(**fields, **where, speed=_FULL_SPEED)
 
@@ -218,7 +219,7 @@ def _control(device: UsbDevice, request: tuple[int, int], value: int, index: int
     if request in _GET_STATUS:
         return bytes([device.halted(index), 0])
     if request == _GET_DESCRIPTOR:
-        return descriptors.descriptor(device.usb_serial, device.level, value)
+        return descriptors.descriptor(device.looks, device.usb_serial, device.level, value)
     if request == _GET_CONFIGURATION:
         return bytes([device.configuration])
     if request == _GET_INTERFACE:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.errors import StateError
 from appliance.files import sync_folder, write_new
-from appliance.simulator.flash import Flash, dump
+from appliance.simulator.memory import Flash, dump
 
 _MODE = 0o600
 _LARGEST = 1 << 20  # bytes; a token file has some thousand

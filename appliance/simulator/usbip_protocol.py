@@ -120,7 +120,8 @@ class Export:
         """The device as OP_REP_DEVLIST and OP_REP_IMPORT describe it."""
         found = self.attachment
         path = f"/sys/devices/simulated/usb{found.bus}/{self.bus_id}".encode()
-        device = struct.unpack("<BBHBBBBHHHBBBB", descriptors.device(found.usb_serial))
+        looks = descriptors.Looks(found.vendor_id, found.product_id, found.product)
+        device = struct.unpack("<BBHBBBBHHHBBBB", descriptors.device(looks, found.usb_serial))
         ids, classes, configurations = device[7:10], device[3:6], device[13]
         configured, interfaces = 1, 1
         return _DEVICE.pack(

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from appliance.simulator.flash import ADMIN_PIN, TRIES, Flash, Password
+from appliance.simulator.openpgp_flash import ADMIN_PIN, TRIES, OpenPgpFlash, Password
 from tests.support.guest.appliance import Appliance
 
 UNKNOWN = "Contact with the token was lost. Its state is unknown.\n"
@@ -20,7 +20,7 @@ class Cut:
     name: str
     transfer: str
     said: str
-    flash: Flash
+    flash: OpenPgpFlash
 
     @property
     def untouched(self) -> bool:

@@ -2,42 +2,20 @@
 """GnuPG and OpenSC take the simulated card for an OpenPGP card: that is how we know that it is no fiction."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
 
-from appliance.simulator.device import new_token
-from appliance.simulator.flash import ADMIN_PIN, USER_PIN, Flash, Slot, load
+from appliance.simulator.families import new_token
 from appliance.simulator.openpgp_card import OpenPgpCard
-from appliance.simulator.openpgp_data import FINGERPRINT
-from tests.support.vpcd import Desk, desk, missing
+from appliance.simulator.openpgp_flash import ADMIN_PIN, FINGERPRINT, USER_PIN, OpenPgpFlash, Slot
+from tests.support.signature import verifies
+from tests.support.tokens import openpgp
+from tests.support.vpcd import Desk, desk
 
 SERIAL = "00667788"
 DIGEST = hashlib.sha256(b"a backup").digest()
 USER, ADMIN = USER_PIN.decode(), ADMIN_PIN.decode()
-
-
-@pytest.fixture(autouse=True)
-def _all_there() -> None:
-    reason = missing()
-    if reason:
-        pytest.skip(reason)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a path that is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="desk-") as name:
-        gnupg = Path(name) / "gnupg"
-        gnupg.mkdir(mode=0o700)
-        (gnupg / "scdaemon.conf").write_text("disable-ccid\n")
-        yield Path(name)
 
 
 @pytest.fixture
@@ -45,13 +23,13 @@ def card(folder: Path) -> OpenPgpCard:
     """A card with its three keys, in no file."""
     path = folder / "a.token"
     new_token(path, SERIAL, 3)
-    return OpenPgpCard(load(path.read_bytes()), lambda flash: None)
+    return OpenPgpCard(openpgp(path.read_bytes()), lambda flash: None)
 
 
 @pytest.fixture
 def blank() -> OpenPgpCard:
     """A card in factory state."""
-    return OpenPgpCard(Flash.new(SERIAL), lambda flash: None)
+    return OpenPgpCard(OpenPgpFlash.new(SERIAL), lambda flash: None)
 
 
 def gpg(at: Desk, *arguments: str, typed: str = "") -> str:
@@ -66,18 +44,7 @@ def status(at: Desk) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines}
 
 
-def verifies(public: bytes, signature: bytes, digest: bytes) -> bool:
-    """Whether r and s, side by side, sign the hash under the point."""
-    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public)
-    r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
-    try:
-        key.verify(encode_dss_signature(r, s), digest, ec.ECDSA(Prehashed(SHA256())))
-    except InvalidSignature:
-        return False
-    return True
-
-
-def fingerprints(flash: Flash) -> list[str]:
+def fingerprints(flash: OpenPgpFlash) -> list[str]:
     """The fingerprints that the card holds, as GnuPG writes them."""
     return [flash.objects[FINGERPRINT[slot]].hex().upper() for slot in Slot]
 

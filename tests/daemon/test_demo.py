@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +16,6 @@ from tests.support.vendor import FAILURE, REFUSAL, SUCCESS
 
 RESET = "token backup factoryReset -serial 667788"
 PROMPT_HERE = f"[{hostname_of_machine()}] lunash:>"
-
-
-@pytest.fixture
-def demo(tmp_path: Path) -> Iterator[DemoProcess]:
-    """A running appliance without a token."""
-    with DemoProcess(tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-def person(demo: DemoProcess) -> Iterator[Person]:
-    """Somebody who has logged in on the serial port."""
-    with Person(demo.port) as somebody:
-        somebody.log_in_first()
-        yield somebody
 
 
 def test_the_first_login_is_the_vendors_dialogue(demo: DemoProcess) -> None:

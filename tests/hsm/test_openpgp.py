@@ -19,13 +19,13 @@ from tests.support.openpgp_script import (
     SELECT,
     TERMINATE,
     UNGUARDED,
-    Script,
     application_data,
     probing,
     resetting,
     scripted,
     verifying,
 )
+from tests.support.scripted_driver import Script
 from tests.support.scripted_usb import ScriptedReader, ScriptedUsb
 
 DRIVER = OpenPgpDriver(UsbBus())

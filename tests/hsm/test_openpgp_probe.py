@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, SerialMismatch
-from appliance.hsm.drivers.openpgp_contents import DEEPEST, find
+from appliance.hsm.drivers.data_objects import DEEPEST, find
 from appliance.hsm.model import HsmState
 from tests.support.openpgp_script import (
     SELECT,
-    Script,
     application_data,
     probing,
     scripted,
     tlv,
 )
+from tests.support.scripted_driver import Script
 
 
 def test_a_card_in_factory_state_is_zeroized() -> None:

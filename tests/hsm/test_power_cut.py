@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,31 +19,51 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
 from appliance.hsm.usb import UsbBus
 from appliance.simulator.bus import FolderBus
-from appliance.simulator.device import new_token
-from appliance.simulator.flash import Flash, load
-from tests.support.killed_reset import SERIAL, TOKEN
+from appliance.simulator.families import load, new_token
+from tests.support.families import FAMILIES, Kind
+from tests.support.killed_reset import TOKEN
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 300.0  # seconds
 
 
-@pytest.fixture(scope="module")
-def ruins(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+# What the next process finds, and whether it knows of a reset that was begun.
+STATES = {
+    (HsmState.INITIALIZED, False),
+    (HsmState.INITIALIZED, True),
+    (HsmState.ZEROIZED, True),
+    (HsmState.ZEROIZED, False),
+}
+HALF_DONE = {"openpgp": {(HsmState.TERMINATED, True)}}  # of the families whose reset has two halves
+
+
+@dataclass(frozen=True)
+class Ruins:
     """What each power cut left, one folder for each step of a reset; the last one was spared."""
+
+    kind: Kind
+    folders: list[Path]
+
+
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=list(FAMILIES))
+def ruins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ruins:
+    """Of a token with two keys."""
+    kind: Kind = request.param
     root = tmp_path_factory.mktemp("ruins")
-    new_token(root / "pristine", SERIAL, 2)
-    command = [sys.executable, "-m", "tests.support.killed_reset", str(root)]
+    new_token(root / "pristine", kind.serial, 2, kind.simulator.name)
+    command = [sys.executable, "-m", "tests.support.killed_reset", kind.driver.family, str(root)]
     result = subprocess.run(command, cwd=ROOT, timeout=BOUND, text=True, capture_output=True, check=False)  # noqa: S603  # ours
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
-    return sorted((folder for folder in root.iterdir() if folder.is_dir()), key=lambda folder: int(folder.name))
+    folders = (folder for folder in root.iterdir() if folder.is_dir())
+    return Ruins(kind, sorted(folders, key=lambda folder: int(folder.name)))
 
 
-def flash(folder: Path) -> Flash:
-    """What the token remembers."""
+def flash(folder: Path) -> Any:
+    """What the token remembers, as its family keeps it."""
     return load((folder / TOKEN).read_bytes())
 
 
-def pristine(folder: Path) -> Flash:
+def pristine(folder: Path) -> Any:
     """What it remembered before."""
     return load((folder.parent / "pristine").read_bytes())
 
@@ -54,34 +76,35 @@ def events(folder: Path) -> Iterator[str]:
             yield str(record.get("outcome", "intent"))
 
 
-def test_the_steps_are_many(ruins: list[Path]) -> None:
+def test_the_steps_are_many(ruins: Ruins) -> None:
     """The commands to the card and the records are all among them."""
-    assert len(ruins) > 40
+    assert len(ruins.folders) > 2 * 2 * ruins.kind.commands
 
 
-def test_nothing_was_destroyed_unrecorded(ruins: list[Path]) -> None:
+def test_nothing_was_destroyed_unrecorded(ruins: Ruins) -> None:
     """Where the token is not as it was, the intent is on disk, in the journal and in the audit, or the outcome is."""
-    touched = [folder for folder in ruins if flash(folder) != pristine(folder)]
-    assert 10 < len(touched) < len(ruins)
+    touched = [folder for folder in ruins.folders if flash(folder) != pristine(folder)]
+    serial = ruins.kind.serial
+    assert 10 < len(touched) < len(ruins.folders)
 
     for folder in touched:
         pending = [intent.serial for intent in Journal.open(folder / "pending.json").pending()]
         recorded = list(events(folder))
         assert (pending, recorded) in (
-            ([SERIAL], ["intent"]),
-            ([SERIAL], ["intent", "done"]),  # the journal is struck out last
+            ([serial], ["intent"]),
+            ([serial], ["intent", "done"]),  # the journal is struck out last
             ([], ["intent", "done"]),
         ), folder.name
 
 
-def test_every_power_cut_leaves_a_sound_audit(ruins: list[Path]) -> None:
+def test_every_power_cut_leaves_a_sound_audit(ruins: Ruins) -> None:
     """What was recorded can be verified, up to the step."""
-    for folder in ruins:
+    for folder in ruins.folders:
         AuditLog.open(folder / "audit.jsonl").close()  # sets a torn tail aside, as the next start does
         assert verify(folder / "audit.jsonl").ok, folder.name
 
 
-async def complete(folder: Path) -> tuple[Device, Device]:
+async def complete(kind: Kind, folder: Path) -> tuple[Device, Device]:
     """Start anew on what was left and reset the token; what was shown before and after."""
     bus = FolderBus(folder)
     audit = AuditLog.open(folder / "audit.jsonl")
@@ -89,32 +112,28 @@ async def complete(folder: Path) -> tuple[Device, Device]:
     async with asyncio.timeout(BOUND):
         await manager.start()
         await manager.settled()
-        before = manager.find(SERIAL, HsmClass.BACKUP)
-        report = await manager.factory_reset(before, actor="admin", origin="Console", progress=lambda _: None)
+        before = manager.find(kind.serial, HsmClass.BACKUP)
+        report = await manager.factory_reset(
+            before, actor="admin", origin="Console", progress=lambda _: None, secret=kind.secret
+        )
         await manager.settled()
-        after = manager.find(SERIAL, HsmClass.BACKUP)
+        after = manager.find(kind.serial, HsmClass.BACKUP)
         await manager.stop()
     audit.close()
     assert report.outcome is Outcome.DONE, (folder.name, report)
     return before, after
 
 
-async def test_the_same_command_completes_it(ruins: list[Path]) -> None:
+async def test_the_same_command_completes_it(ruins: Ruins) -> None:
     """The next process shows the interrupted reset, and running the command again ends in factory state."""
     seen: set[tuple[HsmState, bool]] = set()
-    for folder in ruins:
+    for folder in ruins.folders:
         unfinished = bool(Journal.open(folder / "pending.json").pending())
-        before, after = await complete(folder)
+        before, after = await complete(ruins.kind, folder)
         seen.add((before.state, unfinished))
 
         assert (before.interrupted is not None) == unfinished, folder.name
         assert (after.state, after.interrupted) == (HsmState.ZEROIZED, None), folder.name
         assert (flash(folder).keys, Journal.open(folder / "pending.json").pending()) == ({}, ()), folder.name
 
-    assert seen == {
-        (HsmState.INITIALIZED, False),
-        (HsmState.INITIALIZED, True),
-        (HsmState.TERMINATED, True),
-        (HsmState.ZEROIZED, True),
-        (HsmState.ZEROIZED, False),
-    }
+    assert seen == {*STATES, *HALF_DONE.get(ruins.kind.driver.family, set())}

@@ -325,6 +325,16 @@ def test_the_read_back_decides(
     assert bench.on_disk() == ((INTENT,) if outcome is Outcome.UNKNOWN else ())
 
 
+def test_a_blank_device_that_refuses_is_not_done(bench: Bench) -> None:
+    """What was blank before, and is as it was, proves no reset: its owner may have set a PIN that is still there."""
+    bench.token.become(HsmState.ZEROIZED)
+    bench.token.fail("block", refused())
+    report = bench.run()
+
+    assert (report.outcome, report.reason) == (Outcome.NOT_DONE, REFUSAL)
+    assert bench.on_disk() == ()
+
+
 def test_a_broken_connection_is_made_anew_to_read_back(bench: Bench) -> None:
     """When the connection of the reset serves no more, a fresh one tells what became of the device."""
     bench.token.fail("probe 2", ProtocolError("out of step"))

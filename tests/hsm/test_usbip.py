@@ -15,6 +15,7 @@ from appliance.hsm.usb import UsbBus
 from appliance.simulator import descriptors
 from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault, Misdeed, When
+from tests.support.families import Kind, each_family
 from tests.support.token_bus import TokenBus
 from tests.support.usbip_client import UsbIpBackend
 from tests.support.usbip_server import UsbIpServer
@@ -47,15 +48,23 @@ def test_descriptors_come_over_the_network(client: UsbIpBackend) -> None:
         assert pipe.packet_size == 64
 
 
-def test_a_token_is_reset_over_the_network(client: UsbIpBackend, token: TokenBus) -> None:
-    """Probe, reset and read-back on one connection."""
-    with OpenPgpDriver(UsbBus(client)).open(client.attach()) as connection:
-        assert connection.probe().state is HsmState.INITIALIZED
-        connection.factory_reset(lambda _: None)
-        probe = connection.probe()
+@each_family
+def test_a_token_is_reset_over_the_network(kind: Kind, tmp_path: Path) -> None:
+    """Ids and iSerial are the family's; probe, reset and read-back go over one connection."""
+    bus = kind.bus(tmp_path, with_keys=3)
+    plugged = bus.plug()
+    with UsbIpServer(bus.backend).running() as server:
+        client = UsbIpBackend(*server.address)
+        attachment = client.attach()
+        with kind.driver(UsbBus(client)).open(attachment) as connection:
+            before = connection.probe()
+            connection.factory_reset(lambda _: None, kind.secret)
+            after = connection.probe()
+        client.detach()
 
-    assert (probe.serial, probe.state) == ("667788", HsmState.ZEROIZED)
-    assert not token.flash.keys
+    assert (attachment.usb_id, attachment.usb_serial) == (plugged.usb_id, plugged.usb_serial)
+    assert (before.state, after.serial, after.state) == (HsmState.INITIALIZED, kind.serial, HsmState.ZEROIZED)
+    assert not bus.flash.keys
 
 
 def test_a_connection_cut_in_the_middle_is_resumed(client: UsbIpBackend, token: TokenBus) -> None:

@@ -2,6 +2,7 @@
 """Whatever happens in the folder is told as plug events, once, and nothing else is."""
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -15,7 +16,7 @@ import usb.core
 from appliance.hsm.hotplug import HotplugSource, Plugged, Rescan
 from appliance.hsm.model import Attachment
 from appliance.simulator.bus import ADDRESSES, FolderBus
-from appliance.simulator.device import new_token
+from appliance.simulator.families import new_token
 from appliance.simulator.inotify import IN_Q_OVERFLOW, Happening, Inotify
 from tests.support.simulated import ACTIVATE, SELECT, SERIAL, TERMINATE, VERIFY_ADMIN, Plugs, token
 
@@ -402,3 +403,22 @@ def test_the_clock_of_attachments_never_stands_still(tmp_path: Path, monkeypatch
     second = [event.attachment for event in bus._plug("a.token") if isinstance(event, Plugged)]
 
     assert second != [replace(first[0], address=second[0].address)]
+
+
+async def test_a_token_of_another_family_is_another_device(plugs: Plugs) -> None:
+    """It has ids, a name and an iSerial of its own, blanks included; also when the rest of its file is damaged."""
+    path = plugs.folder / "a.token"
+    new_token(path, "DENK0403514", family="smartcard-hsm")
+    await plugs.settled()
+    whole = plugs.attachments
+
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"kek": ""}))
+    await plugs.settled()
+
+    for (found,) in (whole, plugs.attachments):
+        assert (found.usb_id, found.usb_serial) == ("20a0:4230", "DENK04035140000         ")
+        assert found.product == "Simulated SmartCard-HSM token"
+    device = plugs.host().device
+    assert (device.idVendor, device.idProduct, device.product) == (0x20A0, 0x4230, found.product)
+    assert device.serial_number == found.usb_serial

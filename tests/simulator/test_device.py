@@ -19,8 +19,8 @@ from appliance.hsm.usb import UsbBus
 from appliance.simulator import descriptors
 from appliance.simulator.descriptors import Level
 from appliance.simulator.device import SimulatedDevice
+from appliance.simulator.families import OPENPGP
 from appliance.simulator.faults import When
-from appliance.simulator.flash import load
 from appliance.simulator.pyusb_backend import Place, SimulatedBackend
 from appliance.simulator.token_file import TokenFile
 from tests.support.simulated import (
@@ -36,7 +36,7 @@ from tests.support.simulated import (
     Host,
     token,
 )
-from tests.support.tokens import make_token
+from tests.support.tokens import make_token, openpgp
 
 Observed = list[tuple[int, str, When]]
 
@@ -46,10 +46,10 @@ class Port:
 
     def __init__(self, path: Path, observe: Callable[[Path, int, bytes, When], None] | None = None) -> None:
         file = TokenFile(path)
-        flash = load(file.read())
+        flash = openpgp(file.read())
         self.left: list[float | None] = []
         self.device = SimulatedDevice(
-            file, flash, f"SIM-0.1-{flash.serial}", lambda _, back: self.left.append(back), observe
+            file, OPENPGP, flash, f"SIM-0.1-{flash.serial}", lambda _, back: self.left.append(back), observe
         )
         self.backend = SimulatedBackend(lambda: [Place(self.device, 1, 7)])
 
@@ -349,7 +349,7 @@ def test_a_power_cut_drops_the_authorisation_and_keeps_the_rest(port: Port) -> N
 def test_what_a_termination_leaves_is_erased_at_the_next_power_up(port: Port) -> None:
     """After the reset the ciphertext is still in the file; the KEK is not, and never comes back."""
     path = port.device.file.path
-    before = load(path.read_bytes())
+    before = openpgp(path.read_bytes())
     host = port.host().started()
     assert [host.apdu(apdu) for apdu in (VERIFY_ADMIN, TERMINATE, ACTIVATE)] == ["9000"] * 3
     (sealed,) = [key.sealed for key in before.keys.values()]
@@ -394,7 +394,7 @@ def test_an_observer_can_pull_the_plug(tmp_path: Path, side: When, terminated: b
     host.apdu(VERIFY_ADMIN)
 
     assert error_of(lambda: host.apdu(TERMINATE)) == errno.ENODEV
-    assert load((tmp_path / "pulled").read_bytes()).terminated is terminated
+    assert openpgp((tmp_path / "pulled").read_bytes()).terminated is terminated
     assert not path.exists()
 
 
@@ -445,7 +445,7 @@ def test_a_device_vanishes_on_either_side_of_the_effect(tmp_path: Path, when: st
 
     assert error_of(lambda: host.apdu(TERMINATE)) == errno.ENODEV
     assert port.left == [2]
-    assert load(port.device.file.path.read_bytes()).terminated is terminated
+    assert openpgp(port.device.file.path.read_bytes()).terminated is terminated
 
 
 def test_a_lying_device_says_another_serial_number(tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_faults_are_counted_in_the_file(tmp_path: Path) -> None:
     host.power_on()
     assert error_of(lambda: host.apdu(SELECT)) == errno.ENODEV
 
-    flash = load(port.device.file.path.read_bytes())
+    flash = openpgp(port.device.file.path.read_bytes())
     assert [fault.times for fault in flash.faults] == [0, None]
     assert Port(port.device.file.path).host().started().apdu(SELECT) == "9000"
 
@@ -494,7 +494,7 @@ def test_faults_survive_a_reset(tmp_path: Path) -> None:
     host = port.host().started()
 
     assert [host.apdu(apdu) for apdu in (VERIFY_ADMIN, TERMINATE, ACTIVATE)] == ["9000"] * 3
-    assert len(load(port.device.file.path.read_bytes()).faults) == 1
+    assert len(openpgp(port.device.file.path.read_bytes()).faults) == 1
 
 
 def test_abort_comes_in_two_halves(port: Port) -> None:

@@ -11,23 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.simulator.descriptors import Level
+from appliance.simulator.families import OPENPGP, load, remnant
 from appliance.simulator.faults import Fault, Misdeed, When
-from appliance.simulator.flash import (
-    ADMIN_PIN,
-    USER_PIN,
-    Flash,
-    Key,
-    Password,
-    Pin,
-    Slot,
-    Source,
-    dump,
-    load,
-    serial_in,
-)
+from appliance.simulator.memory import Key, Pin, Source, dump
+from appliance.simulator.openpgp_flash import ADMIN_PIN, USER_PIN, OpenPgpFlash, Password, Slot
 
 FULL = replace(
-    Flash.new("00667788"),
+    OpenPgpFlash.new("00667788"),
     many_signatures=True,
     signatures=7,
     objects={0x5B: b"Backup", 0x27F21: b"certificate"},
@@ -38,15 +28,15 @@ FULL = replace(
 )
 
 
-@pytest.mark.parametrize("flash", [Flash.new("00000001"), FULL, FULL.wiped(), FULL.wiped().activated()])
-def test_everything_comes_back(flash: Flash) -> None:
+@pytest.mark.parametrize("flash", [OpenPgpFlash.new("00000001"), FULL, FULL.wiped(), FULL.wiped().activated()])
+def test_everything_comes_back(flash: OpenPgpFlash) -> None:
     """`load` is the inverse of `dump`."""
     assert load(dump(flash)) == flash
 
 
 def test_a_new_card_has_the_pins_that_all_new_cards_have() -> None:
     """123456 and 12345678, no resetting code, counters 3, 0, 3."""
-    pins = Flash.new("00667788").pins
+    pins = OpenPgpFlash.new("00667788").pins
 
     assert pins[Password.USER].matches(USER_PIN)
     assert pins[Password.ADMIN].matches(ADMIN_PIN)
@@ -56,7 +46,7 @@ def test_a_new_card_has_the_pins_that_all_new_cards_have() -> None:
 
 def test_two_new_cards_share_no_secret() -> None:
     """Each has a KEK of its own, and its PINs are salted."""
-    one, other = Flash.new("00000001"), Flash.new("00000001")
+    one, other = OpenPgpFlash.new("00000001"), OpenPgpFlash.new("00000001")
 
     assert one.kek != other.kek
     assert one.pins[Password.USER].digest != other.pins[Password.USER].digest
@@ -64,7 +54,7 @@ def test_two_new_cards_share_no_secret() -> None:
 
 def test_no_pin_stands_in_the_file() -> None:
     """Neither as text nor in hexadecimal digits."""
-    text = dump(Flash.new("00667788")).decode()
+    text = dump(OpenPgpFlash.new("00667788")).decode()
 
     assert USER_PIN.decode() not in text
     assert USER_PIN.hex() not in text
@@ -150,7 +140,7 @@ def test_no_single_byte_breaks_the_reader(position: int, byte: bytes) -> None:
     contents = bytearray(dump(FULL))
     contents[position : position + 1] = byte
     with contextlib.suppress(ValueError):
-        assert isinstance(load(bytes(contents)), Flash)
+        assert isinstance(load(bytes(contents)), OpenPgpFlash)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +155,4 @@ def test_no_single_byte_breaks_the_reader(position: int, byte: bytes) -> None:
 )
 def test_the_serial_number_of_a_damaged_token_is_saved_where_possible(contents: bytes, serial: str) -> None:
     """A device whose memory is damaged still says its serial number on USB, if that is intact."""
-    assert serial_in(contents) == serial
+    assert remnant(contents) == (OPENPGP, serial)

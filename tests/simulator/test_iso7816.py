@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.simulator.iso7816 import Command, CommandLayer, Refused, headers, objects, parse, tlv
+from appliance.simulator.iso7816 import Command, CommandLayer, Refused, headers, objects, parse, parse_extended, tlv
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,33 @@ def test_no_other_length_is_accepted(apdu: str) -> None:
     """Cut off, too long, or of the extended form: 6700."""
     with pytest.raises(Refused) as refused:
         parse(bytes.fromhex(apdu))
+
+    assert refused.value.status == 0x6700
+
+
+@pytest.mark.parametrize(
+    ("apdu", "command"),
+    [
+        ("00A40400", Command(0, 0xA4, 4, 0)),
+        ("00A4040002AABB00", Command(0, 0xA4, 4, 0, b"\xaa\xbb", 256)),
+        ("80580000000000", Command(0x80, 0x58, 0, 0, le=65536)),
+        ("80580000000102", Command(0x80, 0x58, 0, 0, le=258)),
+        ("00B12F02000002AABB", Command(0, 0xB1, 0x2F, 2, b"\xaa\xbb")),
+        ("00B12F02000002AABB0000", Command(0, 0xB1, 0x2F, 2, b"\xaa\xbb", 65536)),
+    ],
+)
+def test_a_card_may_know_extended_apdus(apdu: str, command: Command) -> None:
+    """In both forms; lengths take two bytes behind a zero, where 0000 means 65536."""
+    assert parse_extended(bytes.fromhex(apdu)) == command
+
+
+@pytest.mark.parametrize(
+    "apdu", ["00B12F02000002AA", "00B12F02000002AABB00", "00B12F020000010000", "00B12F020000000000"]
+)
+def test_no_other_extended_length_is_accepted(apdu: str) -> None:
+    """Cut off, too long, or with an empty field of data: 6700."""
+    with pytest.raises(Refused) as refused:
+        parse_extended(bytes.fromhex(apdu))
 
     assert refused.value.status == 0x6700
 

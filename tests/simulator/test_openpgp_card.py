@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.simulator.flash import Flash, Password, Slot
 from appliance.simulator.iso7816 import Refused, objects, tlv
 from appliance.simulator.openpgp_card import OpenPgpCard
+from appliance.simulator.openpgp_flash import OpenPgpFlash, Password, Slot
 from tests.support.simulated import (
     ACTIVATE,
     SELECT,
@@ -614,7 +614,7 @@ def test_a_card_that_cannot_erase_what_is_left_does_not_start() -> None:
 )
 def test_no_bytes_break_the_card(apdus: list[bytes]) -> None:
     """Whatever comes is answered with a status word, and the card can be written down."""
-    bench = Bench(Memory(Flash.new("00667788")))
+    bench = Bench(Memory(OpenPgpFlash.new("00667788")))
     bench(VERIFY_ADMIN)
     for apdu in apdus:
         assert len(bench.card.transmit(apdu)) >= 2

@@ -13,10 +13,11 @@ import pytest
 
 from appliance.errors import ApplianceError, StateError
 from appliance.simulator import token_file
-from appliance.simulator.device import new_token
-from appliance.simulator.flash import Flash, Slot, load
+from appliance.simulator.families import new_token
+from appliance.simulator.openpgp_flash import OpenPgpFlash, Slot
 from appliance.simulator.token_file import FileGone, TokenFile
 from tests.support.simulated import SERIAL
+from tests.support.tokens import openpgp
 
 
 @pytest.fixture
@@ -27,10 +28,10 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def opened(path: Path) -> tuple[TokenFile, Flash]:
+def opened(path: Path) -> tuple[TokenFile, OpenPgpFlash]:
     """The file as a device has it."""
     file = TokenFile(path)
-    return file, load(file.read())
+    return file, openpgp(file.read())
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_a_new_token_has_its_serial_number(tmp_path: Path, serial: str, kept: st
     """Up to eight hexadecimal digits, filled up on the left."""
     new_token(tmp_path / "a.token", serial)
 
-    assert load((tmp_path / "a.token").read_bytes()).serial == kept
+    assert openpgp((tmp_path / "a.token").read_bytes()).serial == kept
 
 
 @pytest.mark.parametrize("serial", ["", "123456789", "66778G", "0x12", " 1", "1 ", "-1", "٣", "66_77"])
@@ -57,7 +58,7 @@ def test_a_new_token_has_the_keys_asked_for(tmp_path: Path, count: int) -> None:
     """In the order of the card's slots, each with its fingerprint."""
     new_token(tmp_path / "a.token", SERIAL, count)
 
-    flash = load((tmp_path / "a.token").read_bytes())
+    flash = openpgp((tmp_path / "a.token").read_bytes())
     assert list(flash.keys) == list(Slot)[:count]
     assert len(flash.objects) == 2 * count
 
@@ -102,7 +103,7 @@ def test_a_change_is_there_on_return(path: Path) -> None:
 
     for count in range(1, 4):
         file.save(replace(flash, signatures=count))
-        assert load(path.read_bytes()).signatures == count
+        assert openpgp(path.read_bytes()).signatures == count
         assert file.in_place()
     assert file.replaced == 3
     assert list(path.parent.iterdir()) == [path]
@@ -114,7 +115,7 @@ def test_readers_see_the_old_or_the_new(path: Path) -> None:
     with path.open("rb") as before:
         file.save(replace(flash, signatures=1))
 
-        assert load(before.read()).signatures == 0
+        assert openpgp(before.read()).signatures == 0
 
 
 def moved(path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_file_system_without_exchange_will_do(path: Path, monkeypatch: pytest.
     file, flash = opened(path)
 
     file.save(replace(flash, signatures=1))
-    assert load(path.read_bytes()).signatures == 1
+    assert openpgp(path.read_bytes()).signatures == 1
     assert file.in_place()
     new_token(path.with_name("c.token"), "00000003")
     with pytest.raises(StateError, match="File exists"):
@@ -216,7 +217,7 @@ def test_a_file_system_without_exchange_will_do(path: Path, monkeypatch: pytest.
     swapped(path)
     with pytest.raises(FileGone):
         file.save(flash)
-    assert load(path.read_bytes()).serial == "00000001"
+    assert openpgp(path.read_bytes()).serial == "00000001"
     path.unlink()
     with pytest.raises(FileGone):
         file.save(flash)

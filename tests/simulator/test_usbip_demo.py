@@ -17,7 +17,7 @@ from appliance.cli import main
 from appliance.hsm.drivers.openpgp import OpenPgpDriver
 from appliance.hsm.model import HsmState
 from appliance.hsm.usb import UsbBus
-from appliance.simulator.device import new_token
+from appliance.simulator.families import new_token
 from tests.support.process import LIMIT, PtyProcess
 from tests.support.usbip_client import UsbIpBackend
 from tests.support.usbip_wire import Wire

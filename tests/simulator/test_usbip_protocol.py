@@ -3,6 +3,7 @@
 
 import errno
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -132,3 +133,10 @@ def test_a_device_is_described_for_the_kernel() -> None:
     ).hex(" ", 2)
     assert Export(ATTACHMENT).number == 0x00010007
     assert Export(ATTACHMENT).record() == record[:-4]
+
+
+def test_a_record_has_the_ids_of_the_device() -> None:
+    """Vendor and product are the attachment's, whatever family it is of."""
+    record = Export(replace(ATTACHMENT, vendor_id=0x20A0, product_id=0x4230)).record()
+
+    assert struct.unpack_from(">HH", record, 300) == (0x20A0, 0x4230)

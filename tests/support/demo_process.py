@@ -57,11 +57,16 @@ class DemoProcess:
             assert self.process.stdout is not None
             self.process.stdout.close()
 
-    def token(self, serial: str = "667788", keys: int = 0, faults: Sequence[Mapping[str, object]] = ()) -> Path:
+    def token(
+        self,
+        serial: str = "667788",
+        keys: int = 0,
+        faults: Sequence[Mapping[str, object]] = (),
+        family: str = "openpgp",
+    ) -> Path:
         """Plug in a new token; `faults` is its list of misdeeds (simulator/faults.py)."""
-        return make_token(self.bus.parent / f"{serial}.token", serial, keys, faults).rename(
-            self.bus / f"{serial}.token"
-        )
+        made = make_token(self.bus.parent / f"{serial}.token", serial, keys, faults, family=family)
+        return made.rename(self.bus / f"{serial}.token")
 
     def audit(self) -> list[dict[str, object]]:
         """The records of the audit trail."""

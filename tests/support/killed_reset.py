@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same factory reset again and again, killed with SIGKILL one step later each time, until one comes to its end.
 
-``python -m tests.support.killed_reset FOLDER``: FOLDER holds ``pristine``, the file of a simulated token. For each
-number of steps there is a folder with the token, the journal and the audit as the power cut left them. A step is each
-side of each command to the card and of each record on disk. A killed process is a fork: what it needs is loaded.
+``python -m tests.support.killed_reset FAMILY FOLDER``: FOLDER holds ``pristine``, the file of a simulated token. For
+each number of steps there is a folder with the token, the journal and the audit as the power cut left them. A step is
+each side of each command to the card and of each record on disk. A killed process is a fork: what it needs is loaded.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from appliance.hsm.reset import Report
 from appliance.hsm.usb import UsbBus
 from appliance.log import configure
 from appliance.simulator.bus import FolderBus
+from tests.support.families import FAMILIES, Kind
 
-SERIAL = "667788"
 TOKEN = "a.token"  # noqa: S105  # the name of a file
 
 
@@ -73,7 +73,7 @@ class WatchedAudit(AuditLog):
         return number
 
 
-async def reset(folder: Path, step: Countdown) -> Report:
+async def reset(kind: Kind, folder: Path, step: Countdown) -> Report:
     """What the console does: start, find the token, reset it."""
     bus = FolderBus(folder, observe=step)
     journal, audit = WatchedJournal.open(folder / "pending.json"), WatchedAudit.open(folder / "audit.jsonl")
@@ -82,20 +82,22 @@ async def reset(folder: Path, step: Countdown) -> Report:
     async with asyncio.timeout(60):
         await manager.start()
         await manager.settled()
-        device = manager.find(SERIAL, HsmClass.BACKUP)
+        device = manager.find(kind.serial, HsmClass.BACKUP)
         step.armed = True
-        report = await manager.factory_reset(device, actor="admin", origin="Console", progress=lambda _: None)
+        report = await manager.factory_reset(
+            device, actor="admin", origin="Console", progress=lambda _: None, secret=kind.secret
+        )
         step.armed = False
         await manager.stop()
     audit.close()
     return report
 
 
-def survived(folder: Path, steps: int) -> bool:
+def survived(kind: Kind, folder: Path, steps: int) -> bool:
     """Whether a reset in a process of its own came to its end before that many steps."""
     child = os.fork()
     if child == 0:
-        report = asyncio.run(reset(folder, Countdown(steps)))
+        report = asyncio.run(reset(kind, folder, Countdown(steps)))
         print(report.outcome, flush=True)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -104,16 +106,16 @@ def survived(folder: Path, steps: int) -> bool:
     return status == 0
 
 
-def main(root: Path) -> None:
+def main(kind: Kind, root: Path) -> None:
     """Kill at step 1, 2, 3 ... until there is no such step."""
     configure("error")
     for steps in count(1):
         folder = root / str(steps)
         folder.mkdir()
         shutil.copy(root / "pristine", folder / TOKEN)
-        if survived(folder, steps):
+        if survived(kind, folder, steps):
             return
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(FAMILIES[sys.argv[1]], Path(sys.argv[2]))

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversations with an OpenPGP card, written in hex, and a driver that holds them with a scripted reader."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from appliance.hsm.drivers import Connection
 from appliance.hsm.drivers.openpgp import OpenPgpDriver
-from appliance.hsm.usb import UsbBus
-from tests.support.scripted_usb import ScriptedCard, ScriptedReader, ScriptedUsb
+from tests.support.scripted_driver import Script, talking
+from tests.support.scripted_usb import ScriptedReader
 
 SELECT = "00A4040006D27600012401"
 TERMINATE, ACTIVATE = "00E60000", "00440000"
 GUARDED, UNGUARDED = "0031C573C00140 059000", "0031C573C00140 009000"
 FACTORY_PINS = "007F7F7F030303"
 GNUK_AID = "D276000124010200FFFEF1420A7A0000"
-
-Script = list[tuple[str, str]]
 
 
 def tlv(tag: str, value: str) -> str:
@@ -79,14 +77,8 @@ def resetting(
     ]
 
 
-@contextmanager
 def scripted(
     script: Script, *, serial: str = "FSIJ-1.2.19-EMULATED", vendor: int = 0x234B, product: int = 0
-) -> Iterator[tuple[Connection, ScriptedReader]]:
-    """The driver's connection to a card that plays the script; it must have come to its end with the block."""
-    card = ScriptedCard(script)
-    reader = ScriptedReader(card, extensions=1)
-    backend = ScriptedUsb(reader, serial=serial, vendor=vendor, product=product)
-    with OpenPgpDriver(UsbBus(backend)).open(backend.attachment) as connection:
-        yield connection, reader
-    assert card.all_asked(), card.asked
+) -> AbstractContextManager[tuple[Connection, ScriptedReader]]:
+    """The driver's connection to a card that plays the script."""
+    return talking(OpenPgpDriver, script, serial=serial, vendor=vendor, product=product)

@@ -15,10 +15,13 @@ from appliance.errors import StateError
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
 from appliance.hsm.model import Attachment
 from appliance.simulator.bus import FolderBus
-from appliance.simulator.device import Observer, new_token
+from appliance.simulator.device import Observer
+from appliance.simulator.families import new_token
 from appliance.simulator.faults import Fault
-from appliance.simulator.flash import Flash, dump, load
+from appliance.simulator.memory import dump
 from appliance.simulator.openpgp_card import OpenPgpCard
+from appliance.simulator.openpgp_flash import OpenPgpFlash
+from tests.support.tokens import openpgp
 
 SERIAL = "00667788"
 BOUND = 10.0  # seconds to wait for anything
@@ -36,11 +39,11 @@ POWER_ON, POWER_OFF, SLOT_STATUS, TRANSFER = 0x62, 0x63, 0x65, 0x6F
 class Memory:
     """A card's memory that counts how often it was written, and can be full."""
 
-    flash: Flash = field(default_factory=lambda: Flash.new(SERIAL))
-    writes: list[Flash] = field(default_factory=list)
+    flash: OpenPgpFlash = field(default_factory=lambda: OpenPgpFlash.new(SERIAL))
+    writes: list[OpenPgpFlash] = field(default_factory=list)
     full: bool = False
 
-    def save(self, flash: Flash) -> None:
+    def save(self, flash: OpenPgpFlash) -> None:
         """As `TokenFile.save` does."""
         if self.full:
             raise StateError(Path("a.token"), "cannot be written: No space left on device")
@@ -70,7 +73,7 @@ class Bench:
         return response[:-2]
 
     @property
-    def flash(self) -> Flash:
+    def flash(self) -> OpenPgpFlash:
         """What the card remembers."""
         return self.memory.flash
 
@@ -79,7 +82,7 @@ def token(path: Path, *faults: Mapping[str, Any], keys: int = 0, serial: str = S
     """A token file, with faults."""
     new_token(path, serial, keys)
     if faults:
-        flash = replace(load(path.read_bytes()), faults=tuple(Fault.parse(fault) for fault in faults))
+        flash = replace(openpgp(path.read_bytes()), faults=tuple(Fault.parse(fault) for fault in faults))
         path.write_bytes(dump(flash))
     return path
 

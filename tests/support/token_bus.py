@@ -4,13 +4,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from appliance.hsm.model import Attachment
-from appliance.simulator import descriptors
 from appliance.simulator.descriptors import Level
-from appliance.simulator.device import SimulatedDevice, new_token
+from appliance.simulator.device import SimulatedDevice
+from appliance.simulator.families import OPENPGP, Family, load, new_token
 from appliance.simulator.faults import Fault, When
-from appliance.simulator.flash import Flash, dump, load
+from appliance.simulator.memory import dump
 from appliance.simulator.pyusb_backend import Place, SimulatedBackend
 from appliance.simulator.token_file import TokenFile
 
@@ -18,29 +19,43 @@ from appliance.simulator.token_file import TokenFile
 class TokenBus:
     """One token, plugged in as often as wanted; its commands are counted in `commands`."""
 
-    def __init__(self, folder: Path, serial: str = "667788", with_keys: int = 0, level: Level = Level.APDU) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        serial: str = "667788",
+        with_keys: int = 0,
+        family: Family = OPENPGP,
+        level: Level | None = None,
+    ) -> None:
+        """The reader is at the level that the family's are, or at another."""
         self.path = folder / "token"
         self.backend = SimulatedBackend(self._places)
         self.commands: list[bytes] = []
         self._place: Place | None = None
         self._address = 1
-        new_token(self.path, serial, with_keys)
-        self.path.write_bytes(dump(replace(self.flash, level=level)))
+        self._family = family
+        new_token(self.path, serial, with_keys, family.name)
+        if level is not None:
+            self.path.write_bytes(dump(replace(self.flash, level=level)))
 
     @property
-    def flash(self) -> Flash:
-        """What the token remembers."""
+    def flash(self) -> Any:
+        """What the token remembers, as its family keeps it."""
         return load(self.path.read_bytes())
 
-    def plug(self, *faults: Fault, usb_serial: str = "SIM-0.1-00667788") -> Attachment:
+    def plug(self, *faults: Fault, usb_serial: str | None = None) -> Attachment:
         """Pull the token out and plug it in again, at another address; from now on it misbehaves like that."""
         self.unplug()
-        self.path.write_bytes(dump(replace(self.flash, faults=faults)))
+        flash, looks = self.flash.with_faults(faults), self._family.looks
+        if usb_serial is None:
+            usb_serial = self._family.usb_serial(flash.serial)
+        self.path.write_bytes(dump(flash))
         file = TokenFile(self.path)
-        device = SimulatedDevice(file, load(file.read()), usb_serial, lambda *_: None, self._observe)
+        remembered = load(file.read())
+        device = SimulatedDevice(file, self._family, remembered, usb_serial, lambda *_: None, self._observe)
         self._address += 1
         self._place = Place(device, 1, self._address)
-        ids = (descriptors.VENDOR_ID, descriptors.PRODUCT_ID)
+        ids = (looks.vendor_id, looks.product_id)
         return Attachment("/devices/simulated/1", 1, self._address, self._address, *ids, usb_serial)
 
     def unplug(self) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import cast
 
 from appliance.hsm.model import Attachment
-from appliance.simulator import descriptors
 from appliance.simulator.device import SimulatedDevice
 from appliance.simulator.pyusb_backend import SimulatedBackend
 from appliance.simulator.usbip import UsbIpServer as Server
@@ -55,7 +54,7 @@ def of_backend(backend: SimulatedBackend) -> Plugged:
     def plugged() -> Iterator[tuple[Attachment, SimulatedDevice]]:
         for place in backend.enumerate_devices():
             device = cast(SimulatedDevice, place.device)
-            ids = (descriptors.VENDOR_ID, descriptors.PRODUCT_ID)
+            ids = (device.looks.vendor_id, device.looks.product_id)
             yield Attachment("/devices/simulated/1", place.bus, place.address, 1, *ids, device.usb_serial), device
 
     return plugged

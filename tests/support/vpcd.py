@@ -32,6 +32,8 @@ PROGRAMS = (
     "opensc-tool",
     "openpgp-tool",
     "pkcs11-tool",
+    "pkcs15-tool",
+    "sc-hsm-tool",
 )
 FILES = ("/etc/reader.conf.d/vpcd", "/usr/lib/gnupg/scdaemon")
 BOUND = 30.0  # seconds to wait for anything
@@ -130,7 +132,7 @@ def desk(card: Card, folder: Path) -> Iterator[Desk]:
 def _pcscd(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """pcscd in namespaces of its own: network, and mounts, for its socket stands at a fixed place under /run."""
     readers = folder / "readers"
-    readers.mkdir()
+    readers.mkdir(exist_ok=True)
     shutil.copy(FILES[0], readers)
     begin = f"ip link set lo up && mount -t tmpfs tmpfs /run && exec pcscd --foreground --config {readers}"
     with (folder / "pcscd.log").open("wb") as log:

@@ -84,6 +84,7 @@ class Driver(ABC):
 
 FAMILIES = {
     "openpgp": "OpenPgpDriver",
+    "smartcard-hsm": "SmartcardHsmDriver",
     "luna": "LunaDriver",
     "pkcs11": "Pkcs11Driver",
 }  # family -> class; the module has the family's name
@@ -91,6 +92,7 @@ FAMILIES = {
 
 def families(bus: UsbBus, settings: HsmSettings = UNCONFIGURED) -> tuple[Driver, ...]:
     """One driver of each family that this machine is set up for, in the order in which they are asked."""
-    kinds = [getattr(import_module(f"{__name__}.{family}"), name) for family, name in FAMILIES.items()]
+    modules = {family: import_module(f"{__name__}.{family.replace('-', '_')}") for family in FAMILIES}
+    kinds = [getattr(modules[family], name) for family, name in FAMILIES.items()]
     drivers = [kind.configured(bus, settings) for kind in kinds]
     return tuple(driver for driver in drivers if driver is not None)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, ResetUnsupported, SerialMismatch
 from appliance.hsm.ccid import INTERFACE_CLASS, Card, Command, Response
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
-from appliance.hsm.drivers.openpgp_contents import APPLICATION, Contents, Tag, find, obstacle, pin_tries, text
+from appliance.hsm.drivers.data_objects import find, text
+from appliance.hsm.drivers.openpgp_contents import APPLICATION, Contents, Tag, obstacle, pin_tries
 from appliance.hsm.model import Attachment, HsmState, Probe, Secret
 
 SELECT = Command(0xA4, p1=0x04, data=APPLICATION)

@@ -14,8 +14,6 @@ APPLICATION = bytes.fromhex("D27600012401")
 
 KEYS = ("signature", "decryption", "authentication")  # in the order of every list of keys on the card
 FULL_TRIES = 3
-DEEPEST = 4  # data objects within data objects
-LONGEST_TEXT = 64  # characters shown of a text on the card
 
 NO_LIFE_CYCLE = "it has no life-cycle management: a factory reset would leave it unusable"
 MANUFACTURERS = {0x0005: "ZeitControl", 0x0006: "Yubico", 0x000F: "Nitrokey", 0xF517: "FSIJ"}
@@ -114,32 +112,6 @@ class Contents:
         )
 
 
-def find(data: bytes, wanted: int, depth: int = DEEPEST) -> bytes | None:
-    """The value of the first data object with that tag, at any level (ISO 7816-4, 5.2.2). Raises `ProtocolError`."""
-    while data := data.lstrip(b"\x00\xff"):  # filling between data objects
-        constructed = data[0] & 0x20
-        tag, value, data = _first(data)
-        if tag == wanted:
-            return value
-        if constructed and depth:
-            inner = find(value, wanted, depth - 1)
-            if inner is not None:
-                return inner
-    return None
-
-
-def _first(data: bytes) -> tuple[int, bytes, bytes]:
-    """Tag and value of the first data object, and what follows it."""
-    tag_size = 2 if data[0] & 0x1F == 0x1F else 1
-    tag, data = int.from_bytes(data[:tag_size]), data[tag_size:]
-    length_size = data[0] & 0x7F if data and data[0] >= 0x80 else 0
-    start = 1 + length_size
-    length = int.from_bytes(data[1:start] if length_size else data[:1])
-    if length_size > 2 or len(data) < start + length:
-        raise ProtocolError("the card's data objects do not have the lengths that they announce")
-    return tag, data[start : start + length], data[start + length :]
-
-
 def pin_tries(pin_status: bytes) -> tuple[int, int, int]:
     if len(pin_status) < 7:
         raise ProtocolError("the card does not tell how many tries are left")
@@ -149,12 +121,3 @@ def pin_tries(pin_status: bytes) -> tuple[int, int, int]:
 def obstacle(historical: bytes) -> str:
     """Why TERMINATE DF would be fatal; "" when the life-cycle indicator (6.2) says that the card comes back."""
     return "" if len(historical) >= 3 and historical[-3] in (0x03, 0x05) else NO_LIFE_CYCLE
-
-
-def text(raw: bytes) -> str:
-    """Text of a card: UTF-8, or Latin-1 as the older specifications say; printable, and not without end."""
-    try:
-        decoded = raw.decode()
-    except UnicodeDecodeError:
-        decoded = raw.decode("latin-1")
-    return "".join(c if c.isprintable() else "?" for c in decoded[:LONGEST_TEXT])

@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from appliance.simulator.flash import USER_PIN, Flash, Password
+from appliance.simulator.openpgp_flash import USER_PIN, OpenPgpFlash, Password
 from tests.support.guest.appliance import Appliance
 from tests.support.vendor import SUCCESS
 
@@ -21,7 +21,7 @@ def is_shown(appliance: Appliance, serial: str) -> bool:
     return listed
 
 
-def complete(appliance: Appliance, serial: str, before: Flash) -> None:
+def complete(appliance: Appliance, serial: str, before: OpenPgpFlash) -> None:
     """Plug the token in and run the command again: the token is blank, on record, and no reset is interrupted."""
     appliance.plug(serial)
     answer = appliance.log_in().run(reset_command(serial))
@@ -30,7 +30,7 @@ def complete(appliance: Appliance, serial: str, before: Flash) -> None:
     assert f"successful.\n{SUCCESS}" in answer
     assert not is_shown(appliance, serial)
     assert before.kek != after.kek
-    assert replace(after, kek=b"", pins={}) == Flash(after.serial, b"", {})
+    assert replace(after, kek=b"", pins={}) == OpenPgpFlash(after.serial, b"", {})
     assert after.pins[Password.USER].matches(USER_PIN)
     (outcome,) = [line for line in appliance.audit().splitlines()[-20:] if "reset-outcome" in line][-1:]
     assert f'"serial":"{serial}"' in outcome

@@ -11,13 +11,13 @@ from typing import Any, Self, TypeVar
 
 from appliance.simulator.bus import SUFFIX, FolderBus
 from appliance.simulator.descriptors import Level
-from appliance.simulator.flash import Flash, load
+from appliance.simulator.openpgp_flash import OpenPgpFlash
 from appliance.simulator.usbip import UsbIpServer
 from appliance.simulator.usbip_protocol import Export
 from tests.support.guest.cable import Cable, Cables
 from tests.support.guest.machine import BOUND
 from tests.support.guest.ssh import Ssh
-from tests.support.tokens import make_token
+from tests.support.tokens import make_token, openpgp
 
 _ATTACH = Path(__file__).with_name("attach.py")
 _HOST = "10.0.2.2"  # what the guest calls the loopback address of this machine
@@ -80,9 +80,9 @@ class Tokens:
         """The cable of a token."""
         return self._cables[self._bus_id(name)]
 
-    def flash(self, name: str) -> Flash:
+    def flash(self, name: str) -> OpenPgpFlash:
         """What a token keeps without power."""
-        return load((self._folder / f"{name}{SUFFIX}").read_bytes())
+        return openpgp((self._folder / f"{name}{SUFFIX}").read_bytes())
 
     def pull(self, *names: str) -> None:
         """Pull tokens out; they are at hand again."""

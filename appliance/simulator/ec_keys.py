@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a simulated OpenPGP card: NIST P-256, stored only under a KEK (AES-256-GCM).
+"""The keys of simulated cards: NIST P-256, stored only under a KEK (AES-256-GCM).
 
 The only module that imports cryptography. It is imported when a key is first used, because a start should be quick.
 """
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from appliance.simulator.flash import Key, Slot, Source
+from appliance.simulator.memory import Key, Source
 
 CURVE = ec.SECP256R1()
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256 (FIPS 186-4, D.1.2.3)
@@ -26,54 +26,58 @@ _HASHES: dict[int, hashes.HashAlgorithm] = {
 }
 
 
-def generate(kek: bytes, slot: Slot) -> Key:
+def generate(kek: bytes, name: str) -> Key:
     """A new key pair."""
-    return _key(kek, slot, ec.generate_private_key(CURVE), Source.GENERATED)
+    return _key(kek, name, ec.generate_private_key(CURVE), Source.GENERATED)
 
 
-def imported(kek: bytes, slot: Slot, private: bytes) -> Key:
+def imported(kek: bytes, name: str, private: bytes) -> Key:
     """The key pair of a scalar that came from outside. Raises `ValueError` for one that the curve does not have."""
     scalar = int.from_bytes(private, "big")
     if not 0 < scalar < ORDER:  # older versions of the library take it nevertheless
         raise ValueError("not a private key of this curve")
-    return _key(kek, slot, ec.derive_private_key(scalar, CURVE), Source.IMPORTED)
+    return _key(kek, name, ec.derive_private_key(scalar, CURVE), Source.IMPORTED)
 
 
-def sign(kek: bytes, slot: Slot, key: Key, digest: bytes) -> bytes:
+def sign(kek: bytes, name: str, key: Key, digest: bytes) -> bytes:
     """The ECDSA signature of a hash, r and s side by side. Raises `ValueError` for a length that no hash has."""
+    return b"".join(number.to_bytes(SIZE, "big") for number in decode_dss_signature(sign_der(kek, name, key, digest)))
+
+
+def sign_der(kek: bytes, name: str, key: Key, digest: bytes) -> bytes:
+    """The same as ASN.1 has it (RFC 3279, 2.2.3)."""
     if len(digest) not in _HASHES:
         raise ValueError("no hash has this length")
-    signature = _private(kek, slot, key).sign(digest, ec.ECDSA(Prehashed(_HASHES[len(digest)])))
-    return b"".join(number.to_bytes(SIZE, "big") for number in decode_dss_signature(signature))
+    return _private(kek, name, key).sign(digest, ec.ECDSA(Prehashed(_HASHES[len(digest)])))
 
 
-def agree(kek: bytes, slot: Slot, key: Key, point: bytes) -> bytes:
+def agree(kek: bytes, name: str, key: Key, point: bytes) -> bytes:
     """The ECDH shared secret. Raises `ValueError` for what is no point of the curve."""
     peer = ec.EllipticCurvePublicKey.from_encoded_point(CURVE, point)
-    return _private(kek, slot, key).exchange(ec.ECDH(), peer)
+    return _private(kek, name, key).exchange(ec.ECDH(), peer)
 
 
-def fingerprint(slot: Slot, public: bytes, created: int) -> bytes:
+def fingerprint(public: bytes, created: int, *, ecdh: bool) -> bytes:
     """The OpenPGP fingerprint (RFC 4880, 12.2; RFC 6637, 9); `created` in seconds since 1970."""
-    algorithm, parameters = (18, b"\x03\x01\x08\x07") if slot is Slot.DECRYPTION else (19, b"")
+    algorithm, parameters = (18, b"\x03\x01\x08\x07") if ecdh else (19, b"")
     oid = bytes.fromhex("082A8648CE3D030107")
     point = (8 * len(public) - 5).to_bytes(2, "big") + public  # an MPI: the first byte of a point is 04
     packet = b"\x04" + created.to_bytes(4, "big") + bytes([algorithm]) + oid + point + parameters
     return hashlib.sha1(b"\x99" + len(packet).to_bytes(2, "big") + packet, usedforsecurity=False).digest()
 
 
-def _key(kek: bytes, slot: Slot, private: ec.EllipticCurvePrivateKey, source: Source) -> Key:
+def _key(kek: bytes, name: str, private: ec.EllipticCurvePrivateKey, source: Source) -> Key:
     nonce = os.urandom(_NONCE)
     scalar = private.private_numbers().private_value.to_bytes(SIZE, "big")
-    sealed = nonce + AESGCM(kek).encrypt(nonce, scalar, slot.value.encode())
+    sealed = nonce + AESGCM(kek).encrypt(nonce, scalar, name.encode())
     public = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return Key(sealed, public, source)
 
 
-def _private(kek: bytes, slot: Slot, key: Key) -> ec.EllipticCurvePrivateKey:
+def _private(kek: bytes, name: str, key: Key) -> ec.EllipticCurvePrivateKey:
     """The private half. Raises `ValueError` when the file was tampered with."""
     try:
-        scalar = AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], slot.value.encode())
+        scalar = AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], name.encode())
     except InvalidTag as error:
         raise ValueError("the key does not open with this KEK") from error
     return ec.derive_private_key(int.from_bytes(scalar, "big"), CURVE)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a SmartCard-HSM holds, and which serial number is its own; nothing here talks to a card.
+
+Where the family's manuals are silent, it is as OpenSC's card-sc-hsm.c and sc-hsm-tool.c have it.
+"""
+
+import re
+from dataclasses import dataclass
+
+from appliance.hsm.drivers.data_objects import find
+
+DEVICE_FILES = (0xCC00, 0xC400, 0x2F02, 0x2F03)  # the device's own key with its description, certificate, label
+KEYS = 0xCC  # the first byte of a key's file id
+FULL_SO_TRIES, FULL_USER_TRIES = 15, 3
+LEAST_SO_TRIES = 4  # the last tries are for who knows the SO PIN for certain: without any, the device is lost for good
+
+UNPROVISIONED = "ESPICOHSMTR"  # the holder in the certificate of every pico-hsm that nobody gave a number
+SEQUENCE = 5  # characters at the end of a certificate holder reference that count its certificates
+FILLING = "0000"  # between the number and the blanks in the iSerial of a Nitrokey HSM
+LONGEST_HOLDER = 11  # characters, without the sequence number
+
+TAG_HOLDER = 0x5F20
+TAG_PROPERTIES = 0x85
+TAG_LABEL = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """How often a PIN may still be wrong, as VERIFY without a PIN tells it."""
+
+    left: int | None  # None when the device has no such PIN, or does not say
+    remark: str = ""  # what is unusual about the PIN, as in "the user PIN is a transport PIN"
+
+    @classmethod
+    def parse(cls, status: int) -> "Tries":
+        """What the status word says."""
+        if status & 0xFFF0 == 0x63C0:
+            return cls(status & 0x0F)
+        match status:
+            case 0x6983:
+                return cls(0)
+            case 0x6984:
+                return cls(None, "a transport PIN")
+            case 0x6A88:
+                return cls(None)
+            case _:
+                return cls(None, f"in a state of its own (status {status:04X})")
+
+    def __str__(self) -> str:
+        return self.remark or ("none" if self.left is None else str(self.left))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a device tells anybody."""
+
+    objects: tuple[int, ...]  # file ids
+    so: Tries
+    user: Tries
+
+    @property
+    def never_initialised(self) -> bool:
+        """Whether nobody has set an SO PIN yet."""
+        return self.so == Tries(None)
+
+    def shortcomings(self) -> tuple[str, ...]:
+        """What speaks against factory state, a sentence each."""
+        keys, others = self._count()
+        pins = (
+            ()
+            if self.never_initialised
+            else (("SO PIN", self.so, FULL_SO_TRIES), ("user PIN", self.user, FULL_USER_TRIES))
+        )
+        found = [
+            f"the {name} is {tries.remark}" if tries.remark else f"the {name} has {tries} tries left, not {full}"
+            for name, tries, full in pins
+            if tries != Tries(full)
+        ]
+        found += [f"{_counted(number, word)}" for number, word in ((keys, "key"), (others, "other object")) if number]
+        return tuple(found)
+
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """Further lines for people."""
+        keys, others = self._count()
+        tries = "never initialised" if self.never_initialised else f"user {self.user}, SO {self.so}"
+        return (("PIN tries left", tries), ("Keys", str(keys or "none")), ("Other objects", str(others or "none")))
+
+    def obstacle(self) -> str:
+        """Why INITIALIZE DEVICE must not be tried; "" when it may."""
+        if self.never_initialised:
+            return ""
+        match self.so.left:
+            case None:
+                return f"its SO PIN is {self.so.remark}"
+            case 0:
+                return "its SO PIN is blocked: it can never be reset again"
+            case left if left < LEAST_SO_TRIES:
+                return (
+                    f"its SO PIN has {left} of {FULL_SO_TRIES} tries left, and with none it could never be reset "
+                    f"again: less than {LEAST_SO_TRIES} are not spent here"
+                )
+        return ""
+
+    def _count(self) -> tuple[int, int]:
+        """How many keys there are, and how many other objects, without those of the device itself."""
+        foreign = [number for number in self.objects if number not in DEVICE_FILES]
+        keys = sum(number >> 8 == KEYS for number in foreign)
+        return keys, len(foreign) - keys
+
+
+def _counted(number: int, word: str) -> str:
+    return f"one {word} is present" if number == 1 else f"{number} {word}s are present"
+
+
+def normalise(serial: str) -> str:
+    """Without blanks around it, in upper case, and without the filling of a Nitrokey HSM's iSerial.
+
+    A number that takes all the characters there are is followed by the filling; sixteen hexadecimal digits are the
+    board's number of a pico-hsm, and zeros at its end belong to it.
+    """
+    text = serial.strip().upper()
+    if re.fullmatch(f"[A-Z]{{2}}.{{{LONGEST_HOLDER - 2}}}{FILLING}", text):
+        return text.removesuffix(FILLING)
+    return text
+
+
+def holder(certificate: bytes) -> str:
+    """Who the certificate is for, without the certificate's sequence number; "" when that cannot be read."""
+    reference = (find(certificate, TAG_HOLDER) or b"").decode("latin-1")
+    printable = "".join(c if c.isprintable() else "?" for c in reference)
+    return normalise(printable[:-SEQUENCE])
+
+
+def version(fcp: bytes) -> str:
+    """The firmware version in the answer to SELECT; "" when it does not tell one."""
+    properties = find(fcp, TAG_PROPERTIES) or b""
+    return f"{properties[-2]}.{properties[-1]}" if len(properties) >= 2 else ""
+
+
+def file_ids(raw: bytes) -> tuple[int, ...]:
+    """The answer to ENUMERATE OBJECTS."""
+    return tuple(int.from_bytes(raw[start : start + 2]) for start in range(0, len(raw) - 1, 2))

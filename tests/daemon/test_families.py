@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A person at the serial port resets a token of each family, and no SO PIN is left anywhere."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.demo_process import DemoProcess
+from tests.support.families import SMARTCARD_HSM, Kind, each_family, each_family_with_so_pin
+from tests.support.person import PROMPT, Person
+from tests.support.vendor import FAILURE, SUCCESS
+
+
+def plug(demo: DemoProcess, kind: Kind, *faults: dict[str, object]) -> str:
+    """Plug in a token with two keys; the command that resets it."""
+    demo.token(kind.serial, 2, faults, kind.simulator.name)
+    return f"token backup factoryReset -serial {kind.serial}"
+
+
+def asked(person: Person, command: str, so_pin: str) -> str:
+    """What is shown while a reset is confirmed and given its SO PIN, if the token wants one."""
+    person.type(f"{command}\rproceed\r")
+    shown = ""
+    if so_pin:
+        shown = person.read_until(r"Please enter the SO PIN of this token \(\d+ tries left\):\n> $")
+        person.type(f"{so_pin}\r")
+    return shown + person.read_until(PROMPT)
+
+
+def traces(demo: DemoProcess) -> str:
+    """All that the daemon wrote, and its command line."""
+    files = [path for path in demo.state.rglob("*") if path.is_file()]
+    arguments = Path(f"/proc/{demo.process.pid}/cmdline")
+    return "\n".join(path.read_bytes().decode("latin-1") for path in (*files, demo.log, arguments))
+
+
+@each_family
+def test_a_token_is_listed_reset_and_read_back(kind: Kind, demo: DemoProcess, person: Person) -> None:
+    """Plugged in, shown with its model, firmware and tries, reset as it is asked for, and then shown as empty."""
+    command = plug(demo, kind)
+
+    listed = person.run("token backup list")
+    before = person.run(f"token backup show -serial {kind.serial}")
+    done = asked(person, command, kind.so_pin)
+    after = person.run(f"token backup show -serial {kind.serial}")
+
+    assert "State:                              initialized" in listed
+    assert f"Serial #:                           {kind.serial}" in before
+    assert "PIN tries left:" in before
+    assert "Keys:                               none" not in before
+    assert "'token backup factoryReset' successful.\n" + SUCCESS in done
+    assert "State:                              zeroized" in after
+    assert "Keys:                               none" in after
+    assert [record["outcome"] for record in demo.audit() if record["event"] == "reset-outcome"] == ["done"]
+
+
+@each_family_with_so_pin
+def test_a_wrong_so_pin_is_told_with_what_is_left(kind: Kind, demo: DemoProcess, person: Person) -> None:
+    """It costs one try, the next question says so, and neither PIN is shown or written anywhere."""
+    command = plug(demo, kind)
+
+    refused = asked(person, command, kind.wrong_so_pin)
+    done = asked(person, command, kind.so_pin)
+
+    assert "the SO PIN is wrong (status 6985); tries left: 14" in refused
+    assert FAILURE in refused
+    assert "(14 tries left)" in done
+    assert "successful." in done
+    left = refused + done + traces(demo)
+    assert "reset-outcome" in left
+    assert kind.wrong_so_pin not in left
+    assert kind.so_pin not in left
+
+
+@each_family_with_so_pin
+@pytest.mark.parametrize("typed", ["1234", "35373632313838300", "353736323138383g"])
+def test_what_cannot_be_an_so_pin_costs_nothing(kind: Kind, demo: DemoProcess, person: Person, typed: str) -> None:
+    """A slip of the finger does not reach the token."""
+    refused = asked(person, plug(demo, kind), typed)
+
+    assert "The SO PIN has 16 hexadecimal digits. Nothing was reset." in refused
+    assert "SO 15" in person.run(f"token backup show -serial {kind.serial}")
+
+
+def test_a_token_with_two_numbers_is_reset_under_neither(demo: DemoProcess, person: Person) -> None:
+    """What it shows tells of both; a reset by the one finds no token, by the other none that can be reset."""
+    plug(demo, SMARTCARD_HSM, {"do": "serial", "at": "SELECT", "serial": "00112233"})
+
+    shown = person.run("token backup show -serial 00112233")
+    by_usb = person.run(f"token backup factoryReset -serial {SMARTCARD_HSM.serial} -force")
+    by_card = person.run("token backup factoryReset -serial 00112233 -force")
+
+    assert "Conflict: USB says DENK0403514, the card says 00112233" in " ".join(shown.split())
+    assert "Specified token does not exist." in by_usb
+    assert "This token cannot be reset. Nothing was reset." in by_card
+    assert "is reset under neither number" in " ".join(by_card.split())

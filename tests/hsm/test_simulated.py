@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each driver resets its simulated token, and the next reset completes what any fault interrupted, at any step."""
+
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import DeviceBusy, DeviceError, DeviceGone, SecretRefused
+from appliance.hsm.model import HsmState, Secret
+from appliance.simulator.descriptors import Level
+from appliance.simulator.faults import Fault, Misdeed, When
+from tests.support.families import Kind, each_family, each_family_with_so_pin
+
+SOON = 0.1  # seconds after which the tests take a silent device for hung
+
+
+@pytest.fixture(params=list(Level))
+def level(request: pytest.FixtureRequest) -> Level:
+    """What is exchanged with the reader: every test here holds at each level."""
+    chosen: Level = request.param
+    return chosen
+
+
+def commands_of_a_reset(kind: Kind, folder: Path) -> int:
+    """How many commands a reset of a token in use sends to the card."""
+    (folder / "measured").mkdir()
+    bus = kind.bus(folder / "measured")
+    kind.reset(bus, bus.plug())
+    return len(bus.commands)
+
+
+@each_family
+def test_a_token_with_keys_becomes_empty(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Keys and their names are gone, also from the flash; the serial number stays."""
+    bus = kind.bus(tmp_path, 3, level)
+    attachment = bus.plug()
+    before = kind.probe(bus, attachment)
+
+    with kind.open(bus, attachment) as connection:
+        connection.factory_reset(lambda _: None, kind.secret)
+        after = connection.probe()
+
+    assert (before.serial, before.state) == (kind.serial, HsmState.INITIALIZED)
+    assert before.shortcomings
+    assert (after.serial, after.state, after.shortcomings) == (kind.serial, HsmState.ZEROIZED, ())
+    assert not bus.flash.keys
+
+
+@each_family
+def test_what_was_sealed_stays_sealed(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """The KEK is another one, and no ciphertext of an old key is in the file."""
+    bus = kind.bus(tmp_path, 3, level)
+    before = bus.flash
+    kind.reset(bus, bus.plug())
+    after = bus.path.read_text()
+
+    assert bus.flash.kek != before.kek
+    assert [key.sealed.hex() in after for key in before.keys.values()] == [False] * 3
+
+
+@each_family
+def test_a_probe_changes_nothing(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """However often a token is asked: no try is spent."""
+    bus = kind.bus(tmp_path, 1, level)
+    attachment = bus.plug()
+    before = bus.flash
+    for _ in range(3):
+        kind.probe(bus, attachment)
+
+    assert bus.flash == before
+
+
+@each_family
+def test_a_token_in_factory_state_can_be_reset(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Twice is as good as once."""
+    bus = kind.bus(tmp_path, level=level)
+    attachment = bus.plug()
+    kind.reset(bus, attachment)
+    kind.reset(bus, attachment)
+
+    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+
+
+@each_family
+@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(Misdeed.VANISH), Fault(Misdeed.STALL), Fault(Misdeed.SHORT, length=11), Fault(Misdeed.HANG)],
+    ids=lambda fault: fault.do,
+)
+def test_a_fault_at_any_step_is_survived(
+    kind: Kind, level: Level, fault: Fault, when: When, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fault at each command of a reset ends in a device error, and the next reset is complete."""
+    steps = commands_of_a_reset(kind, tmp_path)
+    assert steps >= kind.commands
+    for step in range(1, steps + 1):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        bus = kind.bus(folder, level=level)
+        attachment = bus.plug(Fault(fault.do, at=step, when=when, length=fault.length))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kind.module, "PROBE_TIMEOUT", SOON)
+            patched.setattr(kind.module, "RESET_TIMEOUT", SOON)
+            with pytest.raises(DeviceError) as caught:
+                kind.reset(bus, attachment)
+            assert not isinstance(caught.value, SecretRefused)
+
+        attachment = bus.plug()
+        kind.reset(bus, attachment)
+        assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+
+
+@each_family
+def test_a_slow_card_is_waited_for(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Time extensions are no failure."""
+    bus = kind.bus(tmp_path, level=level)
+    attachment = bus.plug(Fault(Misdeed.SLOW, at=kind.decisive, seconds=0.6))
+
+    kind.reset(bus, attachment)
+
+    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+
+
+@each_family
+def test_a_busy_device_is_said_to_be(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Somebody else holds the interface; nobody is thrown out."""
+    bus = kind.bus(tmp_path, level=level)
+
+    with pytest.raises(DeviceBusy):
+        kind.probe(bus, bus.plug(Fault(Misdeed.BUSY)))
+
+
+@each_family
+def test_one_device_has_one_user(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """While it is open, another opening is refused; afterwards it is free."""
+    bus = kind.bus(tmp_path, level=level)
+    attachment = bus.plug()
+
+    with kind.open(bus, attachment), pytest.raises(DeviceBusy), kind.open(bus, attachment):
+        pytest.fail("opened twice")
+
+    assert kind.probe(bus, attachment).serial == kind.serial
+
+
+@each_family
+def test_a_device_plugged_in_again_is_another_attachment(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """The old one is gone for good."""
+    bus = kind.bus(tmp_path, level=level)
+    old = bus.plug()
+    bus.plug()
+
+    with pytest.raises(DeviceGone):
+        kind.probe(bus, old)
+
+
+@each_family
+def test_it_asks_for_what_a_reset_takes(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """For nothing, or for the SO PIN, with the tries that it has left."""
+    bus = kind.bus(tmp_path, 1, level)
+    credential = kind.probe(bus, bus.plug()).credential
+
+    assert (credential is not None) == bool(kind.so_pin)
+    assert credential is None or credential.tries_left == 15
+
+
+@each_family_with_so_pin
+def test_a_wrong_so_pin_costs_one_try(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Exactly one, and nothing else; the device says what is left, and the right one still resets it."""
+    bus = kind.bus(tmp_path, 2, level)
+    attachment = bus.plug()
+    before = bus.flash
+    with kind.open(bus, attachment) as connection:
+        with pytest.raises(SecretRefused) as caught:
+            connection.factory_reset(lambda _: None, Secret(kind.wrong_so_pin))
+        after = connection.probe().credential
+
+    assert after is not None
+    assert after.tries_left == 14
+    assert bus.flash.keys == before.keys
+    assert kind.wrong_so_pin not in str(caught.value)
+    kind.reset(bus, attachment)
+    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED

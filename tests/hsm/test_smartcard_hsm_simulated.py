@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the SmartCard-HSM driver does with a simulated token that no other family has to."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import DeviceError, ResetUnsupported
+from appliance.hsm.model import HsmState
+from appliance.simulator.faults import Fault, Misdeed, When
+from appliance.simulator.memory import dump
+from tests.support.families import SMARTCARD_HSM
+
+INITIALIZE = 0x50
+
+
+def test_two_serials_are_a_conflict(tmp_path: Path) -> None:
+    """A card that tells another number than USB does is shown with both, and cannot be reset."""
+    bus = SMARTCARD_HSM.bus(tmp_path)
+    probe = SMARTCARD_HSM.probe(bus, bus.plug(Fault(Misdeed.SERIAL, serial="00112233")))
+
+    assert probe.serial == "00112233"
+    assert dict(probe.details)["Conflict"] == "USB says DENK0403514, the card says 00112233"
+    assert probe.obstacle
+
+
+def test_a_device_that_was_never_initialised_is_made_as_delivered(tmp_path: Path) -> None:
+    """Without a PIN being asked for; from then on it has one."""
+    bus = SMARTCARD_HSM.bus(tmp_path)
+    bus.path.write_bytes(dump(replace(bus.flash, so=None, user=None)))
+    attachment = bus.plug()
+    before = SMARTCARD_HSM.probe(bus, attachment)
+    with SMARTCARD_HSM.open(bus, attachment) as connection:
+        connection.factory_reset(lambda _: None)
+        after = connection.probe()
+
+    assert (before.state, before.credential) == (HsmState.ZEROIZED, None)
+    assert (after.state, dict(after.details)["PIN tries left"]) == (HsmState.ZEROIZED, "user 3, SO 15")
+    SMARTCARD_HSM.reset(bus, attachment)
+
+
+def test_the_last_tries_are_left_alone(tmp_path: Path) -> None:
+    """With three of them, not even the right SO PIN is sent."""
+    bus = SMARTCARD_HSM.bus(tmp_path, with_keys=1)
+    bus.path.write_bytes(dump(replace(bus.flash, so=replace(bus.flash.so, tries=3))))
+    attachment = bus.plug()
+
+    assert "3 of 15 tries left" in SMARTCARD_HSM.probe(bus, attachment).obstacle
+    with pytest.raises(ResetUnsupported):
+        SMARTCARD_HSM.reset(bus, attachment)
+    assert bus.count(INITIALIZE) == 0
+
+
+@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize("misdeed", [Misdeed.HANG, Misdeed.STALL, Misdeed.SHORT])
+def test_the_command_is_sent_once(
+    tmp_path: Path, misdeed: Misdeed, when: When, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its answer is lost: each time could cost a try."""
+    monkeypatch.setattr(SMARTCARD_HSM.module, "RESET_TIMEOUT", 0.1)
+    bus = SMARTCARD_HSM.bus(tmp_path)
+    attachment = bus.plug(Fault(misdeed, at="INITIALIZE", when=when, length=11))
+    with pytest.raises(DeviceError):
+        SMARTCARD_HSM.reset(bus, attachment)
+
+    assert bus.count(INITIALIZE) == 1
