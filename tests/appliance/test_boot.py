@@ -26,6 +26,13 @@ def test_the_installed_unit_is_little_exposed(appliance: Appliance) -> None:
     appliance.root.run(f"systemd-analyze security --threshold=15 {UNIT}")
 
 
+def test_the_journal_explains_what_it_has(appliance: Appliance) -> None:
+    """`journalctl -x` shows what the start of the console means, from the installed catalog, and its fields."""
+    shown = appliance.root.run(f"journalctl --catalog --no-pager --boot --unit={UNIT} HSM_RECORD=start")
+
+    assert "Subject: The console daemon has started" in shown
+
+
 def test_no_getty_is_on_the_line(appliance: Appliance) -> None:
     """The daemon alone has the port open, and no getty is started or waits for it."""
     holders = appliance.root.run(f"fuser /dev/{TERMINAL} 2>/dev/null").split()
