@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +21,6 @@ from tests.support.person import Person
 UNIT = f"appliance-console@{TERMINAL}.service"
 STATE = "/var/lib/appliance"
 LOGIN = r"\[appliance\] ttyS1 login: $"
-_MOST_POLLS = 200  # each takes as long as the appliance needs to answer
 
 
 class Appliance:
@@ -166,10 +166,9 @@ class Appliance:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Ask until it is so."""
-        for _ in range(_MOST_POLLS):
-            if condition():
-                return
-        raise AssertionError("it did not come about")
+        deadline = time.monotonic() + BOUND
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come about"
 
     def property(self, name: str) -> str:
         """A property of the console's unit (systemctl(1), show)."""

@@ -59,10 +59,12 @@ class Tokens:
         serial: str = "",
         keys: int = 0,
         faults: Sequence[Mapping[str, object]] = (),
-        level: Level = Level.APDU,
+        level: Level | None = None,
+        family: str = "openpgp",
     ) -> str:
-        """Have a new token at hand; its name."""
-        make_token(self._folder / "new", serial or name, keys, faults, level).rename(self._folder / f"{name}{SUFFIX}")
+        """Have a new token at hand, in the reader of its family unless `level` says otherwise; its name."""
+        new = make_token(self._folder / "new", serial or name, keys, faults, level, family)
+        new.rename(self._folder / f"{name}{SUFFIX}")
         self._bus_id(name)  # not before the simulated bus has it
         return name
 
