@@ -72,6 +72,7 @@ class Reset:
         self._secret = secret
         self._lock = threading.Lock()
         self._begun = False
+        self._resumes = False  # an earlier reset of it has no outcome yet
         self._abandoned = False
 
     def abandon(self) -> bool:
@@ -144,6 +145,9 @@ class Reset:
             actor=self._actor,
             origin=self._origin,
         )
+        self._resumes = any(
+            (other.serial, other.family) == (intent.serial, intent.family) for other in self._journal.pending()
+        )
         try:
             self._journal.begin(intent)
         except StateError as problem:
@@ -178,6 +182,8 @@ class Reset:
     def _record_outcome(self, report: Report, before: Probe | None, after: Probe | None) -> None:
         """Record the outcome; the intent stays while that has failed, or while the outcome is not certain."""
         if not self._append_if_possible(after or before, report) or report.outcome is Outcome.UNKNOWN:
+            return
+        if report.outcome is Outcome.NOT_DONE and self._resumes:  # what the earlier one did is as open as before
             return
         names = [report.serial]
         if before and after:  # of a device that was called otherwise once, the reset under that name is done as well

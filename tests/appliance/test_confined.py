@@ -63,6 +63,8 @@ def outcomes(booted: Appliance) -> Iterator[tuple[dict[str, bool], dict[str, boo
     booted.await_login()
     yield _outcomes(said), _outcomes(outside)
     booted.root.run(f"rm {DROP_IN} {SCRIPT}; systemctl daemon-reload")
+    booted.tokens.discard()
+    booted.until(lambda: not booted.listed())
 
 
 def _outcomes(said: str) -> dict[str, bool]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import DeviceError
+from appliance.errors import DeviceError, DeviceGone
 from appliance.hsm.model import HsmState, Outcome, Secret
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken
@@ -41,6 +41,24 @@ async def test_a_wrong_one_costs_one_try(build: Build, state: HsmState) -> None:
     assert (token.state, token.tries) == (state, 2)
     assert made.on_disk() == []
     assert [record["outcome"] for record in made.records("reset-outcome")] == ["not done"]
+
+
+async def test_a_wrong_one_leaves_an_interrupted_reset_interrupted(build: Build) -> None:
+    """What an earlier reset has done is as open after a wrong SO PIN as before; the right one completes it."""
+    made, token = await careful(build)
+    token.fail("activate", DeviceGone("it was unplugged"))
+    interrupted = await made.reset(secret=Secret(RIGHT))
+    del token.hooks["activate"]
+    await made.settled()
+    token.become(HsmState.INITIALIZED)
+    await made.manager.refresh(made.device())
+    refused = await made.reset(secret=Secret(WRONG))
+
+    assert (interrupted.outcome, refused.outcome) == (Outcome.UNKNOWN, Outcome.NOT_DONE)
+    assert [intent.serial for intent in made.manager.interrupted()] == ["A1"]
+    await made.settled()
+    assert (await made.reset(secret=Secret(RIGHT))).outcome is Outcome.DONE
+    assert made.manager.interrupted() == ()
 
 
 async def test_without_one_nothing_begins(build: Build) -> None:

@@ -220,9 +220,10 @@ def test_no_secret_is_in_the_process_list(vendor: VendorModule, monkeypatch: pyt
     """While the SO PIN is in use, neither arguments nor environment of the process hold it, nor does the error."""
     monkeypatch.setattr(client, "RESET_TIMEOUT", 2.0)
     vendor.tell("fault-C_InitToken", "hang")
+    before = set(children())
     with loaded(vendor.library) as library, ThreadPoolExecutor() as pool:
         slot = only(library).slot
-        [child] = children()
+        [child] = set(children()) - before
         call = pool.submit(library.init_token, slot, Secret("very-secret"))
         vendor.reached("C_InitToken")
         seen = b"".join(Path(f"/proc/{child}/{name}").read_bytes() for name in ("cmdline", "environ"))

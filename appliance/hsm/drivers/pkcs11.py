@@ -124,9 +124,5 @@ def _obstacle(token: Token) -> str:
 
 
 def _shortcomings(token: Token, objects: int) -> tuple[str, ...]:
-    found = []
-    if token.flags & USER_PIN_INITIALIZED:
-        found.append("a user PIN is set")
-    if objects:
-        found.append("there are objects")
-    return tuple(found)
+    user_pin = ("a user PIN is set",) if token.flags & USER_PIN_INITIALIZED else ()
+    return (*user_pin, *(("there are objects",) if objects else ()))
