@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A token of any PKCS#11 module is reset with its SO PIN, and a wrong one costs one try and nothing else."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 
 from appliance.config import HsmSettings, LibrarySettings
 from appliance.errors import ResetUnsupported
-from appliance.hsm.drivers import families
+from appliance.hsm.drivers import families, pkcs11
 from appliance.hsm.drivers.pkcs11 import Pkcs11Driver
 from appliance.hsm.model import Credential, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
+from appliance.hsm.pkcs11.client import Token
 from appliance.hsm.usb import UsbBus
 from tests.support.fake_driver import attachment
 from tests.support.luna_house import LUNA, USB_IDS, Plugs, house
@@ -45,7 +47,7 @@ async def test_a_token_is_shown(module: VendorModule, tmp_path: Path) -> None:
     assert (device.serial, device.state, device.problem) == (SERIAL, HsmState.INITIALIZED, "")
     assert device.probe is not None
     assert device.probe.shortcomings == ("a user PIN is set", "there are objects")
-    assert device.probe.credential == Credential("SO PIN", ".{4,255}", "The SO PIN has 4 to 255 characters.")
+    assert device.probe.credential == Credential("SO PIN", "[ -~]{4,255}", "The SO PIN has 4 to 255 ASCII characters.")
     assert device.probe.details[2:] == (
         ("Public Objects", "1"),
         ("Serial Numbers", "USB tells another one than the token"),
@@ -156,3 +158,15 @@ def test_each_device_has_its_own_module() -> None:
     assert isinstance(found, Pkcs11Driver)
     assert found.library(attachment(vendor=0x1A2B)) == (Path("/a.so"), ((0x1A2B, 1),))
     assert "pkcs11" not in [found.family for found in families(UsbBus())]
+
+
+@pytest.mark.parametrize("limits", [(0, 2**64 - 1), (8, 4), (2**64 - 1, 0), (4, 255)])
+def test_no_limit_of_a_library_breaks_the_question(limits: tuple[int, int]) -> None:
+    """Whatever a library says of its PINs, an empty one and one that is not ASCII never reach the token."""
+    shortest, longest = limits
+    found = Token(0, 0, "slot", "label", "model", "1", 0, "1.0", shortest, longest)
+    pattern = pkcs11._credential(found).pattern
+
+    assert not re.fullmatch(pattern, "")
+    assert not re.fullmatch(pattern, "é" * 8)
+    assert re.fullmatch(pattern, "x" * min(max(1, shortest), 255))

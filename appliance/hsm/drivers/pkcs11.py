@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from appliance.config import HsmSettings, LibrarySettings
-from appliance.errors import ProtocolError
+from appliance.errors import DeviceError, ProtocolError
 from appliance.hsm.drivers import Connection, Progress, UsbId
 from appliance.hsm.drivers.pkcs11_slot import (
     PROTECTED_PATH,
@@ -25,6 +25,8 @@ from appliance.hsm.drivers.pkcs11_slot import (
 from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 from appliance.hsm.pkcs11.client import Library, Token
 from appliance.hsm.usb import UsbBus
+
+LONGEST_PIN = 255  # bytes; a library may say that it knows no limit
 
 
 class Pkcs11Driver(SlotDriver):
@@ -96,7 +98,9 @@ class Pkcs11Connection(Connection):
         """C_InitToken; a token that was never initialised holds nothing and is left so, without an SO PIN of ours."""
         progress("checking that it is still in its slot")
         token = present(self._library, self._found)
-        if token.flags & TOKEN_INITIALIZED and secret is not None:
+        if token.flags & TOKEN_INITIALIZED:
+            if secret is None:
+                raise DeviceError("it is reset with its SO PIN only")
             progress("resetting")
             self._library.init_token(token.slot, secret)
 
@@ -106,11 +110,13 @@ class Pkcs11Connection(Connection):
 
 
 def _credential(token: Token) -> Credential:
-    shortest, longest = token.shortest_pin, token.longest_pin
+    """The limits are the library's word, which may be nonsense; of ASCII, a character is a byte. None is ever empty."""
+    shortest = min(max(1, token.shortest_pin), LONGEST_PIN)
+    longest = max(shortest, min(token.longest_pin, LONGEST_PIN))
     return Credential(
         "SO PIN",
-        f".{{{shortest},{longest}}}",
-        f"The SO PIN has {shortest} to {longest} characters.",
+        f"[ -~]{{{shortest},{longest}}}",
+        f"The SO PIN has {shortest} to {longest} ASCII characters.",
         1 if token.flags & SO_PIN_FINAL_TRY else None,
     )
 
