@@ -43,7 +43,8 @@ def test_no_getty_is_on_the_line(appliance: Appliance) -> None:
 
 def test_the_kernels_console_is_another_line(appliance: Appliance) -> None:
     """With ``console=`` on the other port, that port has Debian's getty and the terminal is left in peace."""
-    appliance.root.run("echo a message of the kernel >/dev/kmsg")
+    appliance.root.run("echo '<1>a message of the kernel' >/dev/kmsg")  # an alert is shown even by a quiet kernel
+    appliance.until(lambda: "a message of the kernel" in appliance.machine.console_log.read_text(errors="replace"))
 
     assert appliance.root.run(f"systemctl is-active serial-getty@{CONSOLE}.service") == "active\n"
     assert "lunash:>" in appliance.log_in().run("help")
