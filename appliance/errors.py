@@ -21,7 +21,7 @@
     │   ├── DeviceStall         it refused the transfer (USB STALL)
     │   ├── ProtocolError       it answered something its protocol does not allow
     │   ├── DeviceRefused       it answered, and the answer was no: status
-    │   │   └── SecretRefused   the PIN or password is wrong; that cost one try and nothing else
+    │   │   └── SecretRefused   the PIN or password is wrong or locked; that cost one try at most, and nothing else
     │   ├── NotThisFamily       it is not what its USB id suggested
     │   ├── ResetUnsupported    it has no factory reset, or one that would break it
     │   └── SerialMismatch      it is not the device it was taken for: expected, found
@@ -137,7 +137,7 @@ class DeviceRefused(DeviceError):
 
 
 class SecretRefused(DeviceRefused):
-    """The PIN or password that the device was given is wrong; the device has counted one try, and done nothing."""
+    """The PIN or password is wrong, or locked; the device has counted one try at most, and done nothing."""
 
 
 class NotThisFamily(DeviceError):

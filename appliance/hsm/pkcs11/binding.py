@@ -20,6 +20,9 @@ MOST_SLOTS = 1024
 MOST_OBJECTS = 100_000  # beyond them nobody counts
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
+# CKR_SLOT_ID_INVALID, _DEVICE_ERROR, _DEVICE_REMOVED, _TOKEN_NOT_PRESENT, _TOKEN_NOT_RECOGNIZED: of one slot
+NO_TOKEN = (0x03, 0x30, 0x32, 0xE0, 0xE1)
+
 
 class Version(ctypes.Structure):
     """``CK_VERSION``."""
@@ -134,8 +137,15 @@ class Library:
         self._call("C_Initialize", None)
 
     def tokens(self) -> list[dict[str, Any]]:
-        """Every token that is in a slot."""
-        return [self._token(slot) for slot in self._slots()]
+        """Every token that is in a slot; one that was taken out meanwhile, or fails, hides no other."""
+        tokens = []
+        for slot in self._slots():
+            try:
+                tokens.append(self._token(slot))
+            except Failed as failure:
+                if failure.value not in NO_TOKEN:
+                    raise
+        return tokens
 
     def insertions(self, slot: int) -> int:
         """How often a token was put into the slot."""

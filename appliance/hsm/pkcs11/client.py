@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from appliance.errors import DeviceError, DeviceTimeout, ProtocolError
+from appliance.errors import DeviceError, DeviceTimeout, ProtocolError, ResetUnsupported
 from appliance.hsm.model import Secret
 from appliance.hsm.pkcs11.codes import error
 from appliance.log import get_logger
@@ -35,7 +35,7 @@ _log = get_logger(__name__)
 T = TypeVar("T", bound=object)
 
 
-class MissingFunction(DeviceError):
+class MissingFunction(ResetUnsupported):
     """The library has no such function: it is none of this vendor's, or an old one."""
 
 

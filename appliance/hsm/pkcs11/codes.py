@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from appliance.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout, SecretRefused
 
 VENDOR_DEFINED = 0x80000000
-PIN_INCORRECT = 0xA0
+SECRET_REFUSED = (0xA0, 0xA4)  # wrong; or locked, by this try or before
 
 NAMES: Mapping[int, str] = {
     0x01: "CKR_CANCEL",
@@ -78,7 +78,7 @@ def code(value: int) -> str:
 def error(function: str, value: int) -> DeviceError:
     """Our error for what `function` returned; `value` is not CKR_OK."""
     sentence = _SENTENCES.get(value, f"the library's {function} failed")
-    if value == PIN_INCORRECT:
+    if value in SECRET_REFUSED:
         return SecretRefused(sentence, value, code(value))
     kinds = ((_GONE, DeviceGone), (_LATE, DeviceTimeout), (_UNCLEAR, DeviceError))
     for values, kind in kinds:
