@@ -101,7 +101,8 @@ class Reset:
         except DeviceError as problem:
             if before is None:
                 raise
-            trouble = trouble or problem  # only closing can have failed
+            if after is None:
+                trouble = trouble or problem
         if after is None:
             try:
                 after = self._asked_anew()
@@ -168,12 +169,12 @@ class Reset:
         if isinstance(trouble, SecretRefused):  # a blank device may still have a PIN that its owner has set
             return Report(Outcome.NOT_DONE, _with_tries(trouble, after), serial)
         # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
-        if (
-            isinstance(trouble, DeviceRefused)
-            and after == before
-            and after.state in (HsmState.INITIALIZED, HsmState.ZEROIZED)
-        ):
+        unchanged = after == before and after.state in (HsmState.INITIALIZED, HsmState.ZEROIZED)
+        if unchanged and isinstance(trouble, DeviceRefused | ResetUnsupported):
             return Report(Outcome.NOT_DONE, str(trouble), serial)
+        # Blank as before proves nothing of a PIN, which cannot be read back.
+        if unchanged and trouble and after.credential:
+            return Report(Outcome.UNKNOWN, str(trouble), serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
         found = ", ".join(after.shortcomings) or f"the state is {after.state}"

@@ -21,7 +21,7 @@ from appliance.errors import (
     StateError,
 )
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome
+from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome, Secret
 from appliance.hsm.reset import Report, Reset, suggested_serial
 from tests.support.fake_driver import FakeDriver, FakeToken, attachment, refused
 
@@ -41,10 +41,18 @@ class Bench:
     journal: Journal
     audit: AuditLog
 
-    def reset(self, *, serial: str = "A1", place: Attachment = HERE) -> Reset:
+    def reset(self, *, serial: str = "A1", place: Attachment = HERE, secret: str = "") -> Reset:
         """The reset of the device that was shown with this serial at this place."""
-        device = Device(place, "fake", HsmClass.BACKUP, serial)
-        return Reset(device, self.driver, self.journal, self.audit, actor="admin", origin="Console", now=lambda: NOW)
+        return Reset(
+            Device(place, "fake", HsmClass.BACKUP, serial),
+            self.driver,
+            self.journal,
+            self.audit,
+            actor="admin",
+            origin="Console",
+            now=lambda: NOW,
+            secret=Secret(secret) if secret else None,
+        )
 
     def run(self) -> Report:
         """Reset the token."""
@@ -303,6 +311,8 @@ REFUSAL = "conditions of use not satisfied (status 6985)"
         (fail("terminate", ProtocolError("rubbish")), Outcome.UNKNOWN, "rubbish"),
         (fail("activate", GONE, "probe 2", "open 2"), Outcome.UNKNOWN, "it was unplugged"),
         (fail("block", refused(), "probe 2", "open 2"), Outcome.UNKNOWN, REFUSAL),
+        # A driver stopped before its first command.
+        (fail("block", ResetUnsupported("few tries are left")), Outcome.NOT_DONE, "few tries are left"),
         # It cannot be read back.
         (fail("probe 2", GONE, "open 2"), Outcome.UNKNOWN, "it was unplugged"),
         (fail("probe 2", SerialMismatch("A1", "B2"), "probe 3"), Outcome.UNKNOWN, MISMATCH),
@@ -333,6 +343,16 @@ def test_a_blank_device_that_refuses_is_not_done(bench: Bench) -> None:
 
     assert (report.outcome, report.reason) == (Outcome.NOT_DONE, REFUSAL)
     assert bench.on_disk() == ()
+
+
+@pytest.mark.parametrize(("secret", "outcome"), [("4711", Outcome.UNKNOWN), ("", Outcome.DONE)])
+def test_a_pin_cannot_be_read_back(bench: Bench, secret: str, outcome: Outcome) -> None:
+    """Of a device that was blank before, the read-back after a time-out proves no reset if it may have a PIN."""
+    bench.token.become(HsmState.ZEROIZED)
+    bench.token.secret = secret
+    bench.token.fail("block", DeviceTimeout("no answer"))
+
+    assert bench.reset(secret=secret).run(lambda _: None).outcome is outcome
 
 
 def test_a_broken_connection_is_made_anew_to_read_back(bench: Bench) -> None:
