@@ -146,7 +146,7 @@ class UdevSource:
                 if self._check_overflow(ours):
                     continue
                 if error.errno == errno.ENOBUFS:  # the same, found by a read that has cleared it
-                    self._lost = True
+                    self._lose(errno.ENOBUFS)
                     continue
                 self._stop_listening()
                 self._deaf = f"the connection to udev broke ({error})"
@@ -162,9 +162,12 @@ class UdevSource:
         """Read the socket's error, which clears it; whether there was one. Then messages are lost (netlink(7))."""
         error = ours.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            _log.warning("udev events lost", error=os.strerror(error))
-            self._lost = True
+            self._lose(error)
         return error != 0
+
+    def _lose(self, error: int) -> None:
+        _log.warning("udev events lost", error=os.strerror(error))
+        self._lost = True
 
     def _look_for_the_lost(self) -> None:
         """Scan after a loss, and after what was heard before it: that is older than the scan and must not undo it."""

@@ -152,7 +152,7 @@ def _authorize(path: Path, new: list[PublicKey]) -> str:
     if os.path.lexists(path):
         _hold(path, stat.S_ISREG, 0o644)
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    known = {word for line in lines if not line.startswith("#") for word in line.split()}
+    known = {word for line in lines if not line.lstrip().startswith("#") for word in line.split()}
     added = list({key.encoded: key.line for key in new if key.encoded not in known}.values())
     if added:
         text = "".join(f"{line}\n" for line in [*lines, *added])

@@ -96,6 +96,15 @@ def test_again_changes_nothing(server: SshServer, newcomer: str) -> None:
     ) == before
 
 
+def test_a_key_in_a_comment_is_no_key(server: SshServer, newcomer: str) -> None:
+    """Where an administrator has put a key out of force, indented too, adding it puts it in force."""
+    add(newcomer)
+    keys_of(newcomer).write_text(f"  # {key_of(server)}\n")
+    _, output, _ = add(newcomer, "--key", "-", typed=key_of(server))
+
+    assert f"Keys added: 1; in {keys_of(newcomer)} there are now: 1." in output
+
+
 def test_damage_is_repaired(server: SshServer, newcomer: str) -> None:
     """A lock, open permissions and a missing folder are put right, and said."""
     add(newcomer)
