@@ -19,7 +19,6 @@ class HsmState(StrEnum):
     INITIALIZED = "initialized"
     ZEROIZED = "zeroized"  # factory state
     TERMINATED = "terminated"  # a reset is half done; only its second half is possible
-    TRANSPORT = "transport"
     UNREACHABLE = "unreachable"  # attached, but it could not be asked
     UNKNOWN = "unknown"
 
@@ -94,6 +93,7 @@ class Probe:
     firmware: str
     label: str = ""
     obstacle: str = ""  # why a factory reset is impossible on this device; "" when it is possible
+    conflict: str = ""  # how the numbers that USB and the device tell differ; "" when they do not
     details: tuple[tuple[str, str], ...] = ()  # further lines for `token backup show`: name, value
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it

@@ -81,19 +81,20 @@ class UsbBus:
         finally:
             _dispose(device)
 
-    def addresses(self, usb_ids: Collection[tuple[int, int]]) -> frozenset[tuple[int, int]]:
-        """Bus and address of every device with one of these ids that is plugged in now. None of them is opened.
+    def addresses(
+        self, usb_ids: Collection[tuple[int, int]], interface_class: int | None = None
+    ) -> frozenset[tuple[int, int]]:
+        """Bus and address of every device, plugged in now, with one of these ids or with an interface of the class.
 
-        Raises `DeviceError`.
+        None of them is opened. Raises `DeviceError`.
         """
         import usb.core
 
+        def wanted(device: Any) -> bool:
+            return (device.idVendor, device.idProduct) in usb_ids or _has_interface(device, interface_class)
+
         with _our_errors():
-            found = usb.core.find(
-                find_all=True,
-                backend=self._chosen_backend(),
-                custom_match=lambda device: (device.idVendor, device.idProduct) in usb_ids,
-            )
+            found = usb.core.find(find_all=True, backend=self._chosen_backend(), custom_match=wanted)
             return frozenset((device.bus, device.address) for device in found)
 
     def _find(self, attachment: Attachment) -> Any:
@@ -213,6 +214,12 @@ def _string_descriptor(device: Any, index: int, language: int) -> bytes:
         )
     )
     return answer[2 : answer[0]] if answer else b""
+
+
+def _has_interface(device: Any, interface_class: int | None) -> bool:
+    if interface_class is None:
+        return False
+    return any(interface.bInterfaceClass == interface_class for configuration in device for interface in configuration)
 
 
 def _interface(device: Any, interface_class: int) -> Any:

@@ -70,6 +70,11 @@ def reason(foreign: str) -> str:
     return textwrap.fill(f"Reason: {shown(foreign, 200)}", _COLUMNS - 8)
 
 
+def note(sentence: str) -> str:
+    """What a person should know before a question, in the look of the vendor's CAUTION."""
+    return textwrap.fill(shown(sentence, 300), _COLUMNS, initial_indent="NOTE:     ", subsequent_indent=" " * 10) + "\n"
+
+
 def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
     """A block of `Name:   value` lines in the look of `hsm show`."""
     lines = "".join(_field(name, value) for name, value in pairs)

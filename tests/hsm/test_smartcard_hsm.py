@@ -116,7 +116,7 @@ def test_two_serials_are_shown_and_neither_is_reset() -> None:
 
     conflict = "USB says DENK0403515, the card says DENK0403514"
     assert probe.serial == "DENK0403514"
-    assert probe.details[0] == ("Conflict", conflict)
+    assert probe.conflict == conflict
     assert probe.obstacle == f"{conflict}: it is reset under neither number"
 
 

@@ -21,7 +21,7 @@ def test_two_serials_are_a_conflict(tmp_path: Path) -> None:
     probe = SMARTCARD_HSM.probe(bus, bus.plug(Fault(Misdeed.SERIAL, serial="00112233")))
 
     assert probe.serial == "00112233"
-    assert dict(probe.details)["Conflict"] == "USB says DENK0403514, the card says 00112233"
+    assert probe.conflict == "USB says DENK0403514, the card says 00112233"
     assert probe.obstacle
 
 

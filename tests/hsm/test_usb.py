@@ -61,6 +61,15 @@ def test_devices_are_counted_without_opening_them(known: bool) -> None:
     assert "open_device" not in backend.calls
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_devices_are_counted_by_their_interfaces(known: bool) -> None:
+    """A smart card reader counts whatever its id."""
+    backend = ScriptedUsb(silent)
+    place = backend.attachment
+
+    assert UsbBus(backend).addresses([], CCID if known else 0x03) == ({(place.bus, place.address)} if known else set())
+
+
 def test_an_unconfigured_device_is_configured() -> None:
     """Only then: choosing a configuration again would reset what others have open."""
     backend = ScriptedUsb(silent, configured=False)

@@ -16,7 +16,7 @@ from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.client import Token
 from appliance.hsm.usb import UsbBus
 from tests.support.fake_driver import attachment
-from tests.support.luna_house import LUNA, USB_IDS, Plugs, house
+from tests.support.luna_house import LUNA, READERS, USB_IDS, Plugs, house
 from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm
 
 pytestmark = needs_softhsm
@@ -48,10 +48,22 @@ async def test_a_token_is_shown(module: VendorModule, tmp_path: Path) -> None:
     assert device.probe is not None
     assert device.probe.shortcomings == ("a user PIN is set", "there are objects")
     assert device.probe.credential == Credential("SO PIN", "[ -~]{4,255}", "The SO PIN has 4 to 255 ASCII characters.")
-    assert device.probe.details[2:] == (
-        ("Public Objects", "1"),
-        ("Serial Numbers", "USB tells another one than the token"),
-    )
+    assert device.probe.details[2:] == (("Public Objects", "1"),)
+    assert device.probe.conflict == f"USB says READER 1, the token says {SERIAL}"
+
+
+async def test_a_token_may_be_in_another_reader(module: VendorModule, tmp_path: Path) -> None:
+    """With a reader more that the module may use too, nobody knows in which of them its only token is."""
+    other = attachment("1-1.3", 8, "", vendor=READERS)
+    plugs = Plugs(PLACE, other)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+        plugs.unplug(other)
+        await made.manager.refresh(device)
+        [alone] = made.devices
+
+    assert (device.state, alone.state) == (HsmState.UNREACHABLE, HsmState.INITIALIZED)
+    assert "which token is in which device is not certain: tokens on USB 1, devices 2" in device.problem
 
 
 async def test_the_right_so_pin_resets(module: VendorModule, tmp_path: Path) -> None:
@@ -87,6 +99,7 @@ async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path
     [
         ("fault-C_InitToken E2", Outcome.NOT_DONE, 1),
         ("fault-C_InitToken A2", Outcome.NOT_DONE, 1),
+        ("fault-C_InitToken A4", Outcome.NOT_DONE, 1),
         ("fault-C_InitToken B6", Outcome.NOT_DONE, 1),
         ("fault-C_InitToken 30", Outcome.UNKNOWN, 1),
         ("fault-C_InitToken hang", Outcome.UNKNOWN, 1),

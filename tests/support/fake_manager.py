@@ -18,10 +18,10 @@ def attachment(address: int = 5) -> Attachment:
     )
 
 
-def token(serial: str = "667788", obstacle: str = "", **changes: object) -> Device:
+def token(serial: str = "667788", obstacle: str = "", conflict: str = "", **changes: object) -> Device:
     """A backup HSM with keys on it."""
     details = (("Keys", "3"),)
-    probe = Probe(serial, HsmState.INITIALIZED, "OpenPGP card", "3.4", "Alice", obstacle, details)
+    probe = Probe(serial, HsmState.INITIALIZED, "OpenPGP card", "3.4", "Alice", obstacle, conflict, details)
     values: dict[str, object] = {"hsm_class": HsmClass.BACKUP, "probe": probe, **changes}
     return Device(attachment(), "openpgp", serial=serial, **values)  # type: ignore[arg-type]  # a builder for tables
 
@@ -42,6 +42,7 @@ class FakeManager:
     failure: Exception | None = None  # what `factory_reset` raises
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "667788"))
     refreshed: Device | Exception | None = None  # what a device that is asked again turns out to be
+    asking: Callable[[], Awaitable[None]] | None = None  # happens meanwhile
     steps: tuple[str, ...] = ()
     during: Callable[[], Awaitable[None]] | None = None
     resets: list[tuple[str, str, str]] = field(default_factory=list)
@@ -73,6 +74,8 @@ class FakeManager:
         return any(intent.serial == serial for intent in self.unfinished)
 
     async def refresh(self, device: Device) -> None:
+        if self.asking:
+            await self.asking()
         if isinstance(self.refreshed, Exception):
             raise self.refreshed
         if self.refreshed:

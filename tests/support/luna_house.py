@@ -10,6 +10,7 @@ from pathlib import Path
 from appliance.audit import AuditLog
 from appliance.hsm.drivers import Driver
 from appliance.hsm.drivers.luna import LunaDriver
+from appliance.hsm.drivers.pkcs11_slot import SMART_CARD
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
@@ -22,6 +23,7 @@ NUMBER = "7550054"
 LUNA = attachment("1-1.2", 7, NUMBER)
 SILENT = replace(LUNA, usb_serial="")  # USB tells no serial number
 SECOND = attachment("1-1.3", 8, "")
+READERS = 0x04E6  # the vendor of smart card readers that nobody has configured
 USB_IDS = [(VENDOR, PRODUCT)]
 BOUND = 60.0  # seconds
 
@@ -34,10 +36,13 @@ class Plugs(UsbBus):
         self.plugged = list(plugged)
         self._deliver: Callable[[Event], None] = lambda _: None
 
-    def addresses(self, usb_ids: Collection[tuple[int, int]]) -> frozenset[tuple[int, int]]:
-        """Where devices with these ids are."""
-        mine = (device for device in self.plugged if (device.vendor_id, device.product_id) in usb_ids)
-        return frozenset((device.bus, device.address) for device in mine)
+    def addresses(
+        self, usb_ids: Collection[tuple[int, int]], interface_class: int | None = None
+    ) -> frozenset[tuple[int, int]]:
+        """Where devices with these ids are, and smart card readers, as which those of other vendors count here."""
+        mine = [device for device in self.plugged if (device.vendor_id, device.product_id) in usb_ids]
+        readers = [device for device in self.plugged if interface_class == SMART_CARD and device.vendor_id == READERS]
+        return frozenset((device.bus, device.address) for device in mine + readers)
 
     async def start(self, deliver: Callable[[Event], None]) -> None:
         """Deliver the first scan."""

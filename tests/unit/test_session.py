@@ -4,6 +4,7 @@
 import asyncio
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -34,6 +35,7 @@ from appliance.errors import (
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Credential, HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
+from appliance.shell import progress
 from appliance.shell.commands import token as token_commands
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
@@ -343,17 +345,51 @@ async def test_a_token_that_cannot_be_reset_is_refused_unasked() -> None:
     assert shell.manager.resets == []
 
 
+@pytest.mark.parametrize("force", ["", " -force"])
+async def test_two_serial_numbers_are_told_before_anything(force: str) -> None:
+    """Where USB and the token tell different numbers, a person reads so before the question, and with -force too."""
+    shell = Shell(FakeManager([token(conflict="USB says 1, the token says 667788")]))
+    note = (
+        "\nNOTE:     The serial numbers that USB and the token tell differ: USB says 1,\n"
+        "          the token says 667788.\n\n"
+    )
+
+    screen = await shell.command(f"{RESET}{force}", "proceed")
+    shown = await shell.command("token backup show -serial 667788")
+
+    assert screen.startswith(note + ("'token backup" if force else "CAUTION:  Are you sure"))
+    assert len(shell.manager.resets) == 1
+    assert "   Conflict:                           USB says 1, the token says 667788\n" in shown
+
+
+async def shown(terminal: FakeTerminal, text: str) -> None:
+    """Wait until the text is on the screen."""
+    async with asyncio.timeout(10):
+        while text not in terminal.screen:  # noqa: ASYNC110  the screen tells nobody
+            await asyncio.sleep(0)
+
+
+async def test_a_token_that_is_long_asked_again_is_not_waited_for_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that does not answer can take half a minute, and the console says what it waits for."""
+    monkeypatch.setattr(progress, "AFTER", 0.0)
+    shell = Shell(FakeManager([token(probe=None, problem="no answer")], refreshed=DeviceTimeout("no answer")))
+    terminal = FakeTerminal()
+    shell.manager.asking = partial(shown, terminal, "opening the token ..")
+    await shell.session(terminal).run_command(RESET)
+
+    assert terminal.screen.startswith(
+        "\nThe token has not answered yet. It is being asked again.\n  opening the token .."
+    )
+    assert "Error:  The token does not answer. Nothing was reset." in terminal.screen
+
+
 async def test_a_long_reset_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the console says that the reset is at work, and which step it is at."""
-    monkeypatch.setattr(token_commands, "_PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(progress, "AFTER", 0.0)
 
-    async def until_shown() -> None:
-        async with asyncio.timeout(10):
-            while "terminate .." not in terminal.screen:  # noqa: ASYNC110  the screen tells nobody
-                await asyncio.sleep(0)
-
-    shell = Shell(FakeManager([token()], steps=("block", "terminate"), during=until_shown))
+    shell = Shell(FakeManager([token()], steps=("block", "terminate")))
     terminal = FakeTerminal()
+    shell.manager.during = partial(shown, terminal, "terminate ..")
     await shell.session(terminal).run_command(f"{RESET} -f")
 
     assert terminal.screen.startswith("\nThe token is being reset. Do not remove it.\n  terminate ..")

@@ -89,7 +89,8 @@ class Pkcs11Connection(Connection):
             firmware=token.firmware,
             label=token.label,
             obstacle=_obstacle(token),
-            details=(*details(token, path), ("Public Objects", str(objects)), *self._disagreement(serial)),
+            conflict=self._conflict(serial),
+            details=(*details(token, path), ("Public Objects", str(objects))),
             shortcomings=shortcomings,
             credential=None if blank else _credential(token),
         )
@@ -104,9 +105,10 @@ class Pkcs11Connection(Connection):
             progress("resetting")
             self._library.init_token(token.slot, secret)
 
-    def _disagreement(self, serial: str) -> tuple[tuple[str, str], ...]:
+    def _conflict(self, serial: str) -> str:
+        """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""
         told = self._driver.serial_from_usb(self._attachment)
-        return (("Serial Numbers", "USB tells another one than the token"),) if told and told != serial else ()
+        return f"USB says {told}, the token says {serial}" if told and told != serial else ""
 
 
 def _credential(token: Token) -> Credential:

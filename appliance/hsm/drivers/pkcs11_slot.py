@@ -24,6 +24,8 @@ TOKEN_INITIALIZED = 0x400
 SO_PIN_FINAL_TRY = 0x200000
 SO_PIN_LOCKED = 0x400000
 
+SMART_CARD = 0x0B  # the class of a USB interface
+
 SLOTS_NAMED = 3  # in a sentence for people
 
 
@@ -49,15 +51,15 @@ class SlotDriver(Driver):
         Raises `DeviceGone` when the device is not plugged in any more, `DeviceError` when no token of the library, or
         more than one, may be the one in it.
         """
-        path, usb_ids = self.library(attachment)
-        self._plugged(attachment, usb_ids)
+        path, _ = self.library(attachment)
+        self._plugged(attachment)
         with loaded(path) as library:
             tokens = library.tokens()
-            devices = self._plugged(attachment, usb_ids)
+            devices = self._plugged(attachment)
             yield self.connect(library, self.tie(tokens, attachment, devices), attachment)
 
     def tie(self, tokens: Collection[Token], attachment: Attachment, devices: int) -> Token:
-        """The token that is in this device, one of so many `devices` for this library. Raises `DeviceError`."""
+        """The token in this device, one of so many `devices` that may be the library's. Raises `DeviceError`."""
         told = self.normalise(attachment.usb_serial)
         matches = [token for token in tokens if told and self.normalise(token.serial) == told]
         candidates = [token for token in tokens if self.on_usb(token)]
@@ -73,9 +75,13 @@ class SlotDriver(Driver):
             f"with this device's serial number {len(matches)}; leave only this device plugged in"
         )
 
-    def _plugged(self, attachment: Attachment, usb_ids: Collection[tuple[int, int]]) -> int:
-        """How many devices with these ids are plugged in. Raises `DeviceGone` when this one is not among them."""
-        addresses = self.bus.addresses(usb_ids)
+    def _plugged(self, attachment: Attachment) -> int:
+        """How many devices are plugged in whose token the library may show. Raises `DeviceGone` when this one is not.
+
+        Those with its ids, and every smart card reader: a library that uses them shows whatever is in any of them.
+        """
+        _, usb_ids = self.library(attachment)
+        addresses = self.bus.addresses(usb_ids, SMART_CARD)
         if (attachment.bus, attachment.address) not in addresses:
             raise DeviceGone("the device was unplugged")
         return len(addresses)

@@ -107,7 +107,8 @@ class SmartcardHsmConnection(Connection):
             firmware=firmware,
             label=self._label(),
             obstacle=f"{mismatch}: it is reset under neither number" if mismatch else contents.obstacle(),
-            details=(*((("Conflict", mismatch),) if mismatch else ()), *contents.details()),
+            conflict=mismatch,
+            details=contents.details(),
             shortcomings=shortcomings,
             credential=None if contents.never_initialised else credential,
         )

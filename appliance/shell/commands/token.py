@@ -6,8 +6,7 @@ The two see and manage each their own class of devices and never the other's (Lu
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,11 +34,14 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.grammar import Command, Group, Option
-from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply, Terminal
+from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
+from appliance.shell.progress import progress
 
 _SETTLING = 0.8  # seconds
-_PROGRESS_AFTER = 2.0  # seconds of silence on the console that nobody should have to interpret
 
+_ASKING = "The token has not answered yet. It is being asked again."
+_RESETTING = "The token is being reset. Do not remove it."
+_CONFLICT = "The serial numbers that USB and the token tell differ:"
 _UNFINISHED = (
     "A reset of this token was begun and has not ended. Its state is unknown.\n"
     "Unplug it, plug it in again and run this command again."
@@ -86,7 +88,8 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
     except ApplianceError as problem:
         return await _fail(kind, call, problem)
     attachment = device.attachment
-    more = [*(device.probe.details if device.probe else ())]
+    more = [("Conflict", device.probe.conflict)] if device.probe and device.probe.conflict else []
+    more += device.probe.details if device.probe else ()
     more += [
         ("USB Product", attachment.product),
         ("USB Manufacturer", attachment.manufacturer),
@@ -105,10 +108,13 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     try:
         device = manager.find(serial, kind.hsm_class)
         if device.probe is None:  # it may have been freed, or have come to itself, since it was asked
-            await manager.refresh(device)
+            async with progress(call.terminal, _ASKING):
+                await manager.refresh(device)
             device = manager.find(serial, kind.hsm_class)
         if device.probe and device.probe.obstacle:
             raise ResetUnsupported(device.probe.obstacle)
+        if device.probe and device.probe.conflict:
+            await call.terminal.write(text.note(f"{_CONFLICT} {device.probe.conflict}.") + "\n")
         if "force" not in call.options:
             stopped = await _confirm(kind, call)
             if stopped is not None:
@@ -116,9 +122,9 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
         secret = await _secret(call, device)
         if isinstance(secret, Reply):
             return secret
-        async with _progress(call.terminal) as progress:
+        async with progress(call.terminal, _RESETTING) as steps:
             report = await manager.factory_reset(
-                device, actor=call.account.name, origin=call.where, progress=progress, secret=secret
+                device, actor=call.account.name, origin=call.where, progress=steps, secret=secret
             )
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
@@ -189,45 +195,6 @@ async def _ask(call: Invocation, prompt: str, *, secret: bool = False) -> str | 
 async def _aborted(call: Invocation, why: str) -> Reply:
     await call.terminal.write(f"\n'{call.command}' aborted.\n")
     return replace(FAILURE, note=f"aborted: {why}")
-
-
-@asynccontextmanager
-async def _progress(terminal: Terminal) -> AsyncIterator["_Steps"]:
-    """Tell the person, after a moment, that the reset is at work and how far it is."""
-    steps = _Steps()
-    telling = asyncio.create_task(_tell(terminal, steps))
-    try:
-        yield steps
-    finally:
-        telling.cancel()
-        with suppress(asyncio.CancelledError, Hangup):
-            await telling
-    if steps.told:
-        await terminal.write("\n\n")
-
-
-@dataclass(slots=True)
-class _Steps:
-    """The step that a reset is at; set from the worker thread, read by the console."""
-
-    current: str = "opening the token"
-    told: bool = False
-
-    def __call__(self, step: str) -> None:
-        self.current = step
-
-
-async def _tell(terminal: Terminal, steps: _Steps) -> None:
-    await asyncio.sleep(_PROGRESS_AFTER)
-    steps.told = True
-    await terminal.write("The token is being reset. Do not remove it.")
-    shown = ""
-    while True:
-        if steps.current != shown:
-            shown = steps.current
-            await terminal.write(f"\n  {shown} ")
-        await terminal.write(".")
-        await asyncio.sleep(_PROGRESS_AFTER)
 
 
 def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
