@@ -34,7 +34,7 @@ def test_the_libraries_are_debians() -> None:
     assert own.is_relative_to(ROOT)
 
 
-@pytest.mark.parametrize("folder", ["unit", "hsm", "simulator", "console", "daemon"])
+@pytest.mark.parametrize("folder", ["unit", "hsm", "hotplug", "pkcs11", "simulator", "console", "daemon"])
 def test_all_is_well_with_debians_libraries(folder: str) -> None:
     """Every test of the folder passes, and none is skipped."""
     pytest_passes(PYTHON, "-m", "pytest", f"tests/{folder}", "-k", LEFT_OUT)
