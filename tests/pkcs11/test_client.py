@@ -2,6 +2,7 @@
 """A PKCS#11 library does its work in a process of its own, and whatever it does there costs one call and no process."""
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -172,6 +173,30 @@ def test_what_a_library_starts_ends_with_it(vendor: VendorModule, fault: str) ->
         helper = os.pidfd_open(int((vendor.folder / "helper").read_text()))
 
     assert ended(helper)
+
+
+def test_without_descriptors_no_process_is_left(vendor: VendorModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the daemon can open nothing more, a library is not started, and one that runs still ends."""
+    monkeypatch.setattr(client, "END_TIMEOUT", 0.2)
+    vendor.tell("fault-C_Finalize", "hang")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as undone:
+        with loaded(vendor.library):
+            undone.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        with pytest.raises(DeviceError, match="cannot be started: Too many open files"), loaded(vendor.library):
+            pass
+    assert children() == []
+
+
+@pytest.mark.parametrize("code", ["03", "30", "32", "E0", "E1"])
+def test_a_slot_that_does_not_tell_is_no_token(vendor: VendorModule, code: str) -> None:
+    """A token that was taken out between the list and the question, or is broken, is not there; the rest works."""
+    with loaded(vendor.library) as library:
+        slot = only(library).slot
+        vendor.tell("fault-C_GetTokenInfo", code)
+        assert library.tokens() == ()
+        assert library.objects(slot) > 0
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/libCryptoki2_64.so", "/etc/passwd"])

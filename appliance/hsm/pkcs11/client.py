@@ -7,7 +7,6 @@ called again: a new process is a new start for it, with C_Initialize.
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ LOAD_TIMEOUT = 15.0  # seconds; with one answer more it is within probe_timeout,
 CALL_TIMEOUT = 10.0  # seconds for a question
 RESET_TIMEOUT = 60.0  # seconds; within operation_timeout there is time to read back in a new process
 END_TIMEOUT = 2.0  # seconds to let go of everything (C_Finalize), and again to die when killed
+WATCH = 0.005  # seconds between two looks at a child that is to end
 LONGEST_ANSWER = 1 << 20  # bytes
 
 _log = get_logger(__name__)
@@ -112,14 +112,13 @@ class Library:
             _log.error("library cannot be killed", pid=self._process.pid)
 
     def _wait(self, patience: float) -> bool:
-        """Whether the child has ended; it is not reaped."""
-        watch = os.pidfd_open(self._process.pid)
-        poll = select.poll()
-        poll.register(watch, select.POLLIN)
-        try:
-            return bool(poll.poll(patience * 1000))
-        finally:
-            os.close(watch)
+        """Whether the child has ended; it is not reaped. Needs no descriptor, of which there may be none left."""
+        deadline = time.monotonic() + patience
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(WATCH)
+        return True
 
     def _call(self, call: str, *arguments: object, timeout: float) -> Any:
         request = json.dumps({"call": call, "arguments": arguments}).encode() + b"\n"
@@ -169,7 +168,10 @@ def loaded(path: Path) -> Iterator[Library]:
 
     It ends with the calling thread too, so the block must not move to another. Raises `DeviceError`.
     """
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as problem:
+        raise DeviceError(f"the library's process cannot be started: {problem.strerror}") from problem
     with ours:
         with theirs:
             library = Library(_start(theirs.fileno()), ours)
