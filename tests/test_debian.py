@@ -25,6 +25,7 @@ LINKS = {
     "etc/systemd/system/getty.target.wants/appliance-console@ttyS1.service",
     "etc/systemd/system/sockets.target.wants/appliance-console@ttyS1.socket",
 }
+SSHD_RUNS = "systemctl is-active --quiet ssh.service"  # the question
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,13 @@ def test_its_dependencies_can_be_installed(package: Path) -> None:
         ("usr/lib/sysusers.d/appliance-console.conf", "systemd/sysusers.conf"),
         ("usr/lib/systemd/catalog/appliance-console.catalog", "systemd/appliance-console.catalog"),
         ("etc/appliance/console.toml", "systemd/console.toml"),
+        ("etc/ssh/sshd_config.d/appliance-console.conf", "systemd/sshd_config.d/appliance-console.conf"),
         ("usr/share/bash-completion/completions/appliance-console", "debian/completion/appliance-console"),
         ("usr/share/bash-completion/completions/lunash", "debian/completion/lunash"),
     ],
 )
 def test_a_file_is_where_debian_looks_for_it(package: Path, tmp_path: Path, path: str, source: str) -> None:
-    """Units, rules, users, catalog, configuration and completions come as they are in the project."""
+    """Units, rules, users, catalog, configuration, sshd's rules and completions come as they are in the project."""
     run("dpkg-deb", "--extract", package, tmp_path)
 
     assert (tmp_path / path).read_bytes() == (ROOT / source).read_bytes()
@@ -113,6 +115,14 @@ def test_it_brings_manuals_and_commands(package: Path) -> None:
     edited = {name for name in names if name.startswith("etc/") and not name.endswith("/")}
     assert edited == {"etc/appliance/console.toml", "etc/ssh/sshd_config.d/appliance-console.conf"}
     assert set(run("dpkg-deb", "--info", package, "conffiles").split()) == {f"/{name}" for name in edited}
+
+
+@pytest.mark.parametrize("command", ["appliance-console", "lunash"])
+def test_nobody_decides_what_a_command_imports(package: Path, tmp_path: Path, command: str) -> None:
+    """A command begins with Debian's Python, isolated from the environment and from the user's own folder."""
+    run("dpkg-deb", "--extract", package, tmp_path)
+
+    assert (tmp_path / "usr/bin" / command).read_text().splitlines()[0] == "#! /usr/bin/python3 -I"
 
 
 def test_the_readme_says_how_it_is_built() -> None:
@@ -158,7 +168,7 @@ audit.close()
 
 
 def test_installed_it_waits_to_be_enabled(machine: Machine, package: Path) -> None:
-    """The commands work, the users are there, the catalog is known; no console is started and none is enabled."""
+    """The commands work, the users are there, the catalog is known; no console is started or enabled, and no sshd."""
     machine.install(package, booted=True)
 
     assert machine.run("appliance-console", "--version").strip() == f"appliance-console {appliance.__version__}"
@@ -172,6 +182,7 @@ def test_installed_it_waits_to_be_enabled(machine: Machine, package: Path) -> No
         "udevadm control --reload",
         "udevadm trigger --subsystem-match=usb --action=change",
         "systemctl --system daemon-reload",
+        SSHD_RUNS,
     ]
 
 
@@ -188,19 +199,22 @@ def test_enabling_is_all_that_remains(machine: Machine, package: Path) -> None:
 def test_an_upgrade_restarts_the_console(
     installed: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The new version serves; what was edited, what was enabled and what was recorded stay as they are."""
+    """The new version serves, sshd reads its rules; what was edited, enabled and recorded stays as it is."""
     folder = tmp_path_factory.mktemp("later")
     later = altered(package, folder, "9.9", "etc/appliance/console.toml", "# A new default.\n")
     before = {name: (installed.root / name).read_bytes() for name in kept(installed)}
+    (installed.root / "run/ssh.service").touch()
 
     installed.install(later, booted=True)
 
     assert installed.run("dpkg-query", "-W", "-f", "${Version}", "appliance-console") == "9.9"
     assert {name: (installed.root / name).read_bytes() for name in before} == before
     assert installed.added() >= LINKS
-    assert installed.calls()[-2:] == [
+    assert installed.calls()[-4:] == [
         "systemctl --system daemon-reload",
         "deb-systemd-invoke try-restart appliance-console@*.service",
+        SSHD_RUNS,
+        "deb-systemd-invoke reload ssh.service",
     ]
 
 

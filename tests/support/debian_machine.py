@@ -30,7 +30,8 @@ rm -f "$0/root/var/lib/man-db/auto-update"  # the index of all manuals takes lon
 echo mounted
 exec cat
 """
-_RECORDER = '#!/bin/sh\necho "${0##*/} $*" >>/run/calls\n'
+# A unit is active when there is a file of its name in /run.
+_RECORDER = '#!/bin/sh\necho "${0##*/} $*" >>/run/calls\n[ "$1" != is-active ] || [ -e "/run/$3" ]\n'
 _RECORDED = ("systemctl", "deb-systemd-invoke", "udevadm")
 # What every package manager and every change to accounts leaves behind.
 _KEPT = ("var/lib/dpkg", "var/log", "var/cache", "var/lib/systemd/catalog", "run", "tmp", "root", "etc/.pwd.lock")
