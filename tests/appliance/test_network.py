@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.guest.appliance import Appliance
 from tests.support.guest.ssh import Ssh
-from tests.support.vendor import REFUSAL, SUCCESS
+from tests.support.vendor import FAILURE, REFUSAL
 
 SERIAL = "AABB02"
 RESET = f"token backup factoryReset -serial {SERIAL} -force"
@@ -88,11 +88,11 @@ def test_lunash_by_hand_is_the_network(appliance: Appliance, admin: Ssh, token: 
 
 
 def test_a_member_without_an_account_has_no_session(appliance: Appliance, token: str) -> None:
-    """Who may connect, but has no account on the appliance, gets nothing."""
+    """Who may connect, but has no account on the appliance, is told so and gets nothing else."""
     done = appliance.root.attempt(f"runuser -u nobody -g lunash -- lunash -c '{RESET}'")
 
-    assert done.returncode != 0
-    assert SUCCESS not in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == f"\nError:  User 'nobody' has no account on this appliance.\n{FAILURE}"
 
 
 def test_rubbish_in_the_socket_changes_nothing(appliance: Appliance, admin: Ssh, token: str) -> None:
