@@ -4,14 +4,19 @@
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from appliance.simulator.descriptors import Looks
+from appliance.simulator.families import FAMILIES, OPENPGP
 from tests.support.guest import attempts
 from tests.support.guest.appliance import STATE, UNIT, Appliance
 from tests.support.guest.image import TERMINAL
 
-SERIAL = "AABB03"
+SERIAL, OTHER = "AABB03", "AABB04"
+NO_HSM = Looks(0x1D6B, 0x0104, "Something else")  # ids of no driver
+NODES = "/dev/open-to-all"
 SCRIPT = "/run/attempts.py"
 DROP_IN = f"/run/systemd/system/{UNIT}.d/attempts.conf"
 
@@ -23,12 +28,13 @@ REACHED = {
     "netlink": (True, True),
     "unix socket": (True, True),
     "open /dev/ptmx": (True, True),  # `DevicePolicy=closed` lets everybody have a pair of his own, which leads nowhere
-    # no other line, no other device
-    "open /dev/ttyS0": (False, True),
-    "open /dev/tty1": (False, True),
-    "open /dev/kmsg": (False, True),
-    "open /dev/mem": (False, True),
-    "open /dev/vda": (False, True),
+    # no other line, no other device, not even through a node whose mode allows it: the unit's device policy refuses
+    "open ttyS0, were it open to all": (False, True),
+    "open tty1, were it open to all": (False, True),
+    "open kmsg, were it open to all": (False, True),
+    "open mem, were it open to all": (False, True),
+    "open vda, were it open to all": (False, True),
+    # The device policy can only name all USB devices: what is no HSM is refused by the owner and mode of its node.
     "open another USB device": (False, True),
     # no network
     "inet socket": (False, True),
@@ -47,14 +53,25 @@ REACHED = {
 }
 
 
+def node(appliance: Appliance, serial: str) -> str:
+    """The device node of the one that tells this serial number, once udev is done with it."""
+    found = f"grep --files-with-matches {serial} /sys/bus/usb/devices/*/serial"
+    appliance.until(lambda: appliance.root.attempt(found).stdout.count("\n") == 1)
+    name = appliance.root.run(f"udevadm settle; udevadm info --query=name --path=$(dirname $({found}))")
+    return f"/dev/{name.strip()}"
+
+
 @pytest.fixture(scope="module")
 def outcomes(booted: Appliance) -> Iterator[tuple[dict[str, bool], dict[str, bool]]]:
     """What came of the attempts in the unit, which is started anew for it, and what comes of them for root."""
     booted.plug(booted.tokens.make(SERIAL))
-    node = booted.root.run("udevadm trigger --verbose --dry-run --property-match=HSM_FAMILY=openpgp").split()[0]
-    token = booted.root.run(f"udevadm info --query=name --path={node}").strip()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, OPENPGP.name, replace(OPENPGP, looks=NO_HSM))
+        booted.tokens.plug(booted.tokens.make(OTHER))
+    token, other = node(booted, SERIAL), node(booted, OTHER)
+    booted.root.run(f"mkdir {NODES}; cd /dev; cp --archive ttyS0 tty1 kmsg mem vda {NODES}; chmod 666 {NODES}/*")
     booted.root.run(f"cat >{SCRIPT}", text=inspect.getsource(attempts))
-    try_all = f"/usr/bin/python3 -I {SCRIPT} /dev/{TERMINAL} /dev/{token} {STATE}"
+    try_all = f"/usr/bin/python3 -I {SCRIPT} /dev/{TERMINAL} {token} {other} {NODES} {STATE}"
     booted.root.run(f"mkdir -p $(dirname {DROP_IN}); cat >{DROP_IN}", text=f"[Service]\nExecStartPre={try_all}\n")
     booted.root.run("systemctl daemon-reload")
     booted.restart()
@@ -62,7 +79,7 @@ def outcomes(booted: Appliance) -> Iterator[tuple[dict[str, bool], dict[str, boo
     outside = booted.root.run(f"systemctl stop {UNIT}; {try_all}; systemctl start {UNIT}")
     booted.await_login()
     yield _outcomes(said), _outcomes(outside)
-    booted.root.run(f"rm {DROP_IN} {SCRIPT}; systemctl daemon-reload")
+    booted.root.run(f"rm -r {DROP_IN} {SCRIPT} {NODES}; systemctl daemon-reload")
     booted.tokens.discard()
     booted.until(lambda: not booted.listed())
 

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon dies by SIGKILL at each step of a reset, in an appliance that goes on."""
+"""The daemon dies by SIGKILL at each step of a reset, in an appliance that goes on.
+
+Of the more than 60 transfers of a reset ten are chosen: one in each of its steps, and for the two commands that change
+the token both the command and the answer to it, because there the token and the daemon can disagree. SIGKILL before and
+after every command to the card is daemon/test_demo.py; what is added here is the service manager, the kernel and udev.
+"""
 
 from collections.abc import Sequence
 

@@ -55,18 +55,13 @@ def becomes_another() -> None:
         raise PermissionError
 
 
-def another_usb_device(token: str) -> str:
-    """A USB device that is not the token: every bus has its root hub."""
-    return next(str(path) for path in Path("/dev/bus/usb").glob("*/001") if str(path) != token)
-
-
-def all_attempts(port: str, token: str, state: str) -> dict[str, Callable[[], object]]:
-    """What is tried, by name."""
-    devices = (port, "/dev/ttyS0", "/dev/tty1", "/dev/ptmx", "/dev/kmsg", "/dev/mem", "/dev/vda")
+def all_attempts(port: str, token: str, other: str, nodes: str, state: str) -> dict[str, Callable[[], object]]:
+    """What is tried, by name. In the folder `nodes` are device nodes that are open to everybody."""
     return {
-        **{f"open {path}": opens(path) for path in devices},
+        **{f"open {path}": opens(path) for path in (port, "/dev/ptmx")},
+        **{f"open {path.name}, were it open to all": opens(str(path)) for path in Path(nodes).iterdir()},
         "open the token": opens(token),
-        "open another USB device": opens(another_usb_device(token)),
+        "open another USB device": opens(other),
         "write the state": writes(state),
         **{f"write {folder}": writes(folder) for folder in ("/etc", "/usr", "/run", "/var/log")},
         "read /etc/shadow": lambda: Path("/etc/shadow").read_bytes(),
