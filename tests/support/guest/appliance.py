@@ -3,8 +3,8 @@
 
 import json
 import re
-import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +21,7 @@ from tests.support.person import Person
 UNIT = f"appliance-console@{TERMINAL}.service"
 STATE = "/var/lib/appliance"
 LOGIN = r"\[appliance\] ttyS1 login: $"
+_EVIDENCE_BOUND = 90.0  # seconds for each piece of it; the appliance may be what has failed
 
 
 class Appliance:
@@ -184,15 +185,17 @@ class Appliance:
         lines = self.root.run("journalctl --boot --identifier=appliance-console --output=cat --no-pager").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]  # a test's own program has other lines
 
-    def keep_logs(self, folder: Path) -> None:
-        """Put what tells of a failure where it is found: console log, journal, audit trail."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        shutil.copy(self.machine.console_log, folder)
-        for name, command in (("journal", "journalctl --no-pager"), ("audit.jsonl", f"cat {STATE}/audit.jsonl")):
+    def keep_evidence(self, folder: Path) -> None:
+        """Put what tells of a failure where it is found: the machine's logs, the journal, what the console keeps."""
+        self.machine.keep_logs(folder)
+        if not self.machine.running:
+            self.power_on()  # its disk has the rest
+        files = ("audit.jsonl", "audit.head", "accounts.json", "pending.json")
+        commands = {"journal": "journalctl --no-pager"} | {name: f"cat {STATE}/{name}" for name in files}
+        for name, command in commands.items():
             try:
-                (folder / name).write_text(self.root.run(command))
-            except (CommandFailed, OSError, TimeoutError) as error:
+                (folder / name).write_text(self.root.run(command, timeout=_EVIDENCE_BOUND))
+            except (CommandFailed, OSError, subprocess.TimeoutExpired) as error:
                 (folder / name).write_text(f"not to be had: {error}\n")
 
 

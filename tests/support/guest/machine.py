@@ -2,6 +2,7 @@
 """The appliance as hardware: QEMU without KVM, two serial ports, a network card, and the power switch."""
 
 import json
+import shutil
 import socket
 import subprocess
 from contextlib import suppress
@@ -40,13 +41,17 @@ class Machine:
         """What the kernel and systemd said on their own port, over all starts."""
         return self.folder / "console.log"
 
+    @property
+    def _qemu_log(self) -> Path:
+        return self.folder / "qemu.log"
+
     def power_on(self) -> None:
         """Begin to start; the disk is as it was left."""
         disk = self.folder / "disk.qcow2"
         if not disk.exists():
             command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(self.image.disk), "-F", "raw", str(disk)]
             subprocess.run(command, check=True, timeout=BOUND)  # noqa: S603  QEMU's own program on our files
-        with (self.folder / "qemu.log").open("ab") as log:
+        with self._qemu_log.open("ab") as log:
             self._qemu = subprocess.Popen(  # noqa: S603  the same
                 self._command(disk), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -63,6 +68,13 @@ class Machine:
     def running(self) -> bool:
         """Whether it has power and has not turned itself off."""
         return self._qemu is not None and self._qemu.poll() is None
+
+    def keep_logs(self, folder: Path) -> None:
+        """Put what it said on the kernel's console, and what QEMU said, into this folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for log in (self.console_log, self._qemu_log):
+            if log.exists():
+                shutil.copy(log, folder)
 
     def send_break(self) -> None:
         """A BREAK on the terminal's line. A character that is on its way in the same instant may be lost."""
@@ -92,7 +104,7 @@ class Machine:
                 return
             with suppress(subprocess.TimeoutExpired):
                 self._qemu.wait(0.05)
-        raise AssertionError((self.folder / "qemu.log").read_text())
+        raise AssertionError(self._qemu_log.read_text())
 
     def _qmp(self, command: str, **arguments: str) -> Any:
         """One command of the QEMU Machine Protocol, and what it returned."""
