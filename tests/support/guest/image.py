@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import debian_package
 from tests.support.checkout import ROOT, tracked_files
 from tests.support.debian_package import ENVIRONMENT, build, run
 
@@ -59,7 +60,7 @@ def image() -> Image:
     """The image of the project as it is now; it is built if it is not there."""
     CACHE.mkdir(parents=True, exist_ok=True)
     base = _kept("base", hashlib.sha256(repr(_bootstrap("")).encode()).hexdigest()[:16], _build_base)
-    made_from = _hash_of([base, Path(__file__), *_sources_of_package()])
+    made_from = _hash_of([base, Path(__file__), Path(debian_package.__file__), *_sources_of_package()])
     folder = _kept("disk", made_from, lambda folder: _build_disk(folder, base))
     return Image(folder / "disk", folder / "vmlinuz", folder / "initrd", folder / "key")
 
@@ -79,11 +80,11 @@ def _kept(kind: str, made_from: str, make: Callable[[Path], None]) -> Path:
 
 
 def _hash_of(files: Sequence[Path]) -> str:
-    """A hash of the names and the contents of files; of a folder, which was named by such a hash, the name."""
+    """A hash of the places and the contents of files; of a folder, which was named by such a hash, the place."""
     digest = hashlib.sha256()
     for path in files:
         content = b"" if path.is_dir() else path.read_bytes()
-        digest.update(b"%s %d\n" % (path.name.encode(), len(content)) + content)
+        digest.update(b"%s %d\n" % (bytes(path.relative_to(ROOT)), len(content)) + content)
     return digest.hexdigest()[:16]
 
 
