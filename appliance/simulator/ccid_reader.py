@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device's side of CCID: one slot, one card that is always in it; APDUs or blocks are passed on as they come.
 
+At extended APDU level an APDU comes and goes in as many messages as it takes.
+
 Numbers in parentheses are sections of the CCID specification, revision 1.1.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
 from appliance.simulator.descriptors import LONGEST_MESSAGE
 
 HEADER = 10  # bytes
+_ROOM = LONGEST_MESSAGE - HEADER  # bytes of an APDU in one message
+_LONGEST_APDU = 65544  # bytes: header, data and lengths of an extended command
 
 _ACTIVE, _INACTIVE, _ABSENT = 0, 1, 2  # bmICCStatus (6.2.6)
 _FAILED, _TIME_EXTENSION = 0x40, 0x80  # bmCommandStatus
 _LENGTH, _SLOT, _POWER, _PROTOCOL, _LEVEL = 1, 5, 7, 7, 8  # offsets of a field that is wrong, as bError tells them
 _DATA_BLOCK, _SLOT_STATUS, _PARAMETERS, _ESCAPE, _DATA_RATE = 0x80, 0x81, 0x82, 0x83, 0x84
+
+_WHOLE, _FIRST, _LAST, _MIDDLE, _NEXT_PART = 0, 1, 2, 3, 0x10  # of an APDU, in a message
 
 # TA, TCCK, guard time, waiting integers, clock stop, IFSC and NAD of T=1 (6.2.3)
 DEFAULT_PARAMETERS = bytes.fromhex("11 10 00 45 00 FE 00")
@@ -78,11 +85,74 @@ class Failed(Exception):
         self.error = error
 
 
+class _Whole:
+    """Each message carries all of a command or of an answer."""
+
+    def __init__(self, transmit: Callable[[bytes], bytes]) -> None:
+        self._transmit = transmit
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+    def transfer(self, level: int, content: bytes) -> tuple[bytes, int]:
+        """The answer. Raises `Failed` for a part."""
+        if not content:
+            raise Failed(_LENGTH)
+        if level:
+            raise Failed(_LEVEL)
+        return self._transmit(content), 0
+
+
+class _Parts:
+    """A message carries a part of a command or of an answer (wLevelParameter 6.1.4, bChainParameter 6.2.1)."""
+
+    def __init__(self, transmit: Callable[[bytes], bytes]) -> None:
+        self._transmit = transmit
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has come of a command, and what is left of an answer."""
+        self._command: bytes | None = None
+        self._answer: bytes | None = None
+
+    def transfer(self, level: int, content: bytes) -> tuple[bytes, int]:
+        """The next part of the answer, or nothing while the command is not whole; and which of the two.
+
+        Raises `Failed` for a part that does not follow.
+        """
+        if level == _NEXT_PART:
+            return self._next_part(content)
+        begun = b"" if level in (_WHOLE, _FIRST) else self._command
+        self.reset()
+        if level not in (_WHOLE, _FIRST, _LAST, _MIDDLE) or begun is None:
+            raise Failed(_LEVEL)
+        command = begun + content
+        if not content or len(command) > _LONGEST_APDU:
+            raise Failed(_LENGTH)
+        if level in (_FIRST, _MIDDLE):
+            self._command = command
+            return b"", _NEXT_PART
+        return self._part(self._transmit(command), _WHOLE, _FIRST)
+
+    def _next_part(self, content: bytes) -> tuple[bytes, int]:
+        answer = self._answer
+        if content:
+            raise Failed(_LENGTH)
+        if answer is None:
+            raise Failed(_LEVEL)
+        return self._part(answer, _LAST, _MIDDLE)
+
+    def _part(self, answer: bytes, last: int, more: int) -> tuple[bytes, int]:
+        self._answer = answer[_ROOM:] or None
+        return answer[:_ROOM], more if self._answer else last
+
+
 class CcidReader:
     """The reader: one message from the host in, the messages that answer it out."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Card, *, extended: bool = False) -> None:
         self._card = card
+        self._exchange: _Whole | _Parts = (_Parts if extended else _Whole)(card.transmit)
         self._status = _INACTIVE
         self._parameters = DEFAULT_PARAMETERS
         self._aborting: int | None = None  # bSeq of an ABORT request that has come through the control pipe
@@ -90,6 +160,7 @@ class CcidReader:
     def power_off(self) -> None:
         """Be without power, as after unplugging."""
         self._card.power_off()
+        self._exchange.reset()
         self._status, self._parameters, self._aborting = _INACTIVE, DEFAULT_PARAMETERS, None
 
     def abort(self, sequence: int) -> None:
@@ -138,7 +209,7 @@ class CcidReader:
                 _nothing(content)
                 return b"", 0
             case 0x6F:
-                return self._transfer(int.from_bytes(message[8:10], "little"), content), 0
+                return self._transfer(int.from_bytes(message[8:10], "little"), content)
             case 0x61:
                 return self._set_parameters(message[7], content), _T1
             case 0x6C:
@@ -151,6 +222,7 @@ class CcidReader:
             case 0x72:
                 _nothing(content)
                 self._aborting = None
+                self._exchange.reset()
                 return b"", 0
             case _:
                 raise Failed(SlotError.NOT_SUPPORTED)
@@ -160,19 +232,16 @@ class CcidReader:
         if power > 3:  # automatic, 5, 3 and 1.8 V
             raise Failed(_POWER)
         self._status = _INACTIVE
+        self._exchange.reset()
         answer_to_reset = self._card.power_on()
         self._status = _ACTIVE
         return answer_to_reset
 
-    def _transfer(self, level: int, content: bytes) -> bytes:
-        if not content:
-            raise Failed(_LENGTH)
-        if level:
-            raise Failed(_LEVEL)
+    def _transfer(self, level: int, content: bytes) -> tuple[bytes, int]:
         if self._status != _ACTIVE:
             raise Failed(SlotError.MUTE)
         try:
-            return self._card.transmit(content)
+            return self._exchange.transfer(level, content)
         except CardSilent as silent:
             raise Failed(SlotError.MUTE) from silent
 

@@ -23,12 +23,13 @@ class Level(StrEnum):
     """What the host exchanges with the reader (CCID 1.1, 3.2); ``reader`` in a token file says which."""
 
     APDU = "apdu"  # short ones
+    EXTENDED = "extended-apdu"  # of any length, in parts where a message is too short for them
     TPDU = "tpdu"  # blocks of T=1
 
 
-# Configuration by ATR, voltage, clock and baud rate are automatic. At APDU level so are the negotiation of parameters
-# and IFSD; at TPDU level only the selection of what the host has set, as in a Nitrokey HSM.
-FEATURES = {Level.APDU: 0x0002047A, Level.TPDU: 0x000100BA}
+# Configuration by ATR, voltage, clock and baud rate are automatic. At the APDU levels so are the negotiation of
+# parameters and IFSD; at TPDU level only the selection of what the host has set, as in a Nitrokey HSM.
+FEATURES = {Level.APDU: 0x0002047A, Level.EXTENDED: 0x0004047A, Level.TPDU: 0x000100BA}
 _CLOCK, _RATE = 4000, 10753  # kHz and bit/s: one each
 
 CCID = {

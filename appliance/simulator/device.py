@@ -62,7 +62,7 @@ class SimulatedDevice:
         self._card = family.card(flash, self._save) if flash else None
         self.level = flash.level if flash else Level.APDU
         self._t1 = T1Card(self) if self.level is Level.TPDU else None
-        self._reader = CcidReader(self._t1 or self)
+        self._reader = CcidReader(self._t1 or self, extended=self.level is Level.EXTENDED)
         self._commands = 0
         self._changed = threading.Condition(threading.RLock())
         self._gone = self._hung = False

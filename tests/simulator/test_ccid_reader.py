@@ -41,11 +41,18 @@ def message(kind: int, data: bytes = b"", *, slot: int = 0, header: bytes = b"\0
     return bytes([kind]) + len(data).to_bytes(4, "little") + bytes([slot, sequence]) + header + data
 
 
-def active() -> CcidReader:
+def active(*, extended: bool = False) -> CcidReader:
     """A reader with a card that has power."""
-    reader = CcidReader(Echo())
+    reader = CcidReader(Echo(), extended=extended)
     reader.handle(message(0x62))
     return reader
+
+
+def part(reader: CcidReader, level: int, content: bytes = b"") -> tuple[bytes, int]:
+    """Data and bChainParameter of the answer to a part of an APDU."""
+    answer = reader.handle(message(0x6F, content, header=bytes([0, level, 0])))[-1]
+    assert answer[7] == OK
+    return answer[10:], answer[9]
 
 
 def test_a_card_gets_power_and_loses_it() -> None:
@@ -180,9 +187,62 @@ def test_an_abortion_has_two_halves() -> None:
     assert reader.handle(message(0x65, sequence=8))[0][8] == 0
 
 
+def test_an_apdu_in_parts_is_put_together() -> None:
+    """At extended APDU level: each part of the command is acknowledged, and the answer is fetched in parts."""
+    reader = active(extended=True)
+
+    assert part(reader, 1, b"a" * 261) == (b"", 0x10)
+    assert part(reader, 3, b"b" * 261) == (b"", 0x10)
+    assert part(reader, 2, b"c") == (b"a" * 261, 1)
+    assert part(reader, 0x10) == (b"b" * 261, 3)
+    assert part(reader, 0x10) == (b"c", 2)
+    assert part(reader, 0, b"next") == (b"next", 0)
+
+
+@pytest.mark.parametrize(
+    ("level", "content", "error"),
+    [(2, b"x", 8), (3, b"x", 8), (0x10, b"", 8), (4, b"x", 8), (0, b"", 1), (1, b"", 1), (0x10, b"x", 1)],
+)
+def test_a_part_that_does_not_follow_fails(level: int, content: bytes, error: int) -> None:
+    """With the field that is wrong: there was no part before, or none is left, or there is too little or too much."""
+    reader = active(extended=True)
+    (failed,) = reader.handle(message(0x6F, content, header=bytes([0, level, 0])))
+
+    assert failed[7:9] == bytes([ACTIVE | FAILED, error])
+    assert part(reader, 0, b"next") == (b"next", 0)
+
+
+@pytest.mark.parametrize("between", [message(0x63), message(0x62), message(0x72, sequence=3)])
+@pytest.mark.parametrize(("begun", "then"), [((1, b"x"), (2, b"y")), ((1, b"x" * 200), (0x10, b""))])
+def test_parts_do_not_outlive_the_exchange(begun: tuple[int, bytes], then: tuple[int, bytes], between: bytes) -> None:
+    """After power off, power on or an abortion, nothing is continued: neither the command nor its answer."""
+    reader = active(extended=True)
+    part(reader, *begun)
+    if then[0] == 0x10:
+        part(reader, 2, b"y" * 200)
+
+    reader.handle(between)
+    reader.handle(message(0x62))
+    (failed,) = reader.handle(message(0x6F, then[1], header=bytes([0, then[0], 0])))
+
+    assert failed[7:9] == bytes([ACTIVE | FAILED, 8])
+
+
+def test_a_command_has_an_end() -> None:
+    """One that is longer than any extended APDU is refused, and forgotten."""
+    reader = active(extended=True)
+    part(reader, 1, b"x" * 261)
+    for _ in range(250):
+        part(reader, 3, b"x" * 261)
+
+    assert reader.handle(message(0x6F, b"x" * 261, header=b"\0\3\0"))[0][8] == 1
+    assert reader.handle(message(0x6F, b"x", header=b"\0\2\0"))[0][8] == 8
+
+
+@pytest.mark.parametrize("extended", [False, True])
 @given(st.binary(min_size=1, max_size=300))
-def test_no_bytes_break_the_reader(data: bytes) -> None:
+def test_no_bytes_break_the_reader(extended: bool, data: bytes) -> None:
     """Every message has an answer, which is well-formed."""
-    for answer in active().handle(data):
+    for answer in active(extended=extended).handle(data):
         assert 0x80 <= answer[0] <= 0x84
         assert int.from_bytes(answer[1:5], "little") == len(answer) - 10

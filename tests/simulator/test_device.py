@@ -106,14 +106,15 @@ def test_the_class_descriptor_is_that_of_a_short_apdu_reader(port: Port) -> None
     assert int.from_bytes(descriptor[44:48], "little") == 271
 
 
-def test_a_token_in_another_reader_says_so(tmp_path: Path) -> None:
-    """That of a TPDU reader differs in dwFeatures alone, in fields and on the wire; its parameters are the host's."""
-    device = Port(make_token(tmp_path / "b.token", "667788", level=Level.TPDU)).host().device
+@pytest.mark.parametrize(("level", "features"), [(Level.TPDU, "BA000100"), (Level.EXTENDED, "7A040400")])
+def test_a_token_in_another_reader_says_so(tmp_path: Path, level: Level, features: str) -> None:
+    """The descriptor differs in dwFeatures alone, in fields and on the wire: what the reader does by itself."""
+    device = Port(make_token(tmp_path / "b.token", "667788", level=level)).host().device
     (interface,) = device.get_active_configuration()
     descriptor = bytes(interface.extra_descriptors)
     short = descriptors.CCID[Level.APDU]
 
-    assert descriptor == short[:40] + bytes.fromhex("BA000100") + short[44:]
+    assert descriptor == short[:40] + bytes.fromhex(features) + short[44:]
     assert descriptor in bytes(device.ctrl_transfer(0x80, 6, 0x0200, 0, 255))
 
 
