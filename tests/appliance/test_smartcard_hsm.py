@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SmartCard-HSM on the booted appliance, at TPDU level: OpenSC's word, through pcscd and libccid, against ours."""
+"""A SmartCard-HSM on the booted appliance: OpenSC's word, through pcscd and libccid, against ours."""
 
+import pytest
+
+from appliance.simulator.descriptors import Level
 from tests.support.families import SMARTCARD_HSM
 from tests.support.guest.appliance import STATE, Appliance
 from tests.support.guest.ssh import Ssh
@@ -31,9 +34,13 @@ def reset(appliance: Appliance, so_pin: str, tries: int) -> str:
     return shown + person.read_until(PROMPT)
 
 
-def test_it_is_reset_with_its_so_pin(appliance: Appliance) -> None:
-    """A wrong SO PIN costs one try, the right one leaves no key for OpenSC; neither is shown or written anywhere."""
-    appliance.plug(appliance.tokens.make(SERIAL, keys=1, family="smartcard-hsm"))
+@pytest.mark.parametrize("level", [Level.TPDU, Level.EXTENDED])
+def test_it_is_reset_with_its_so_pin(level: Level, appliance: Appliance) -> None:
+    """A wrong SO PIN costs one try, the right one leaves no key for OpenSC; neither is shown or written anywhere.
+
+    libccid and the daemon each speak T=1 to the card by their own means, or cut long APDUs into messages.
+    """
+    appliance.plug(appliance.tokens.make(SERIAL, keys=1, family="smartcard-hsm", level=level))
     before = keys(appliance.root)
     wrong = reset(appliance, WRONG_SO_PIN, 15)
     still = keys(appliance.root), of_opensc(appliance.root, "sc-hsm-tool")

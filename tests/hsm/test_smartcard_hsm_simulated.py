@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import DeviceError, ResetUnsupported
+from appliance.hsm.ccid import INTERFACE_CLASS, Card, Command
 from appliance.hsm.model import HsmState
+from appliance.hsm.usb import UsbBus
+from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault, Misdeed, When
+from appliance.simulator.iso7816 import tlv
 from appliance.simulator.memory import dump
+from appliance.simulator.smartcard_hsm_card import APPLICATION
+from appliance.simulator.smartcard_hsm_flash import USER_PIN
 from tests.support.families import SMARTCARD_HSM
 
 INITIALIZE = 0x50
@@ -65,3 +71,26 @@ def test_the_command_is_sent_once(
         SMARTCARD_HSM.reset(bus, attachment)
 
     assert bus.count(INITIALIZE) == 1
+
+
+@pytest.mark.parametrize("level", [Level.EXTENDED, Level.TPDU])
+def test_long_commands_and_answers_pass(tmp_path: Path, level: Level) -> None:
+    """A file that fits into no message is written with one command and read with another, in parts of either kind."""
+    bus = SMARTCARD_HSM.bus(tmp_path, level=level)
+    contents = bytes(range(256)) * 5
+    file = tlv(0x54, b"\0\0") + tlv(0x53, contents)
+    with UsbBus(bus.backend).open(bus.plug(), INTERFACE_CLASS) as pipe:
+        card = Card(pipe)
+        card.power_on()
+        answers = [
+            card.transmit(command)
+            for command in (
+                Command(0xA4, 0x04, data=APPLICATION, le=256),
+                Command(0x20, p2=0x81, data=USER_PIN),
+                Command(0xD7, 0xCF, 0x01, data=file, le=65536),
+                Command(0xB1, 0xCF, 0x01, data=tlv(0x54, b"\0\0"), le=65536),
+            )
+        ]
+
+    assert [answer.status for answer in answers] == [0x9000, 0x9000, 0x9000, 0x6282]
+    assert answers[-1].data == contents
