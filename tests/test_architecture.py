@@ -41,7 +41,8 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.ssh": (*LEAVES, "appliance.config", "appliance.ssh"),  # sets up users for sshd; only cli calls it
     "appliance.hsm": (*GROUND, "appliance.hsm"),
     "appliance.hsm.model": (),
-    "appliance.hsm.usb": (*LEAVES, "appliance.hsm.model"),
+    "appliance.hsm.holder": (*LEAVES, "appliance.hsm.model"),
+    "appliance.hsm.usb": (*LEAVES, "appliance.hsm.model", "appliance.hsm.holder"),
     "appliance.hsm.atr": LEAVES,
     "appliance.hsm.t1_block": LEAVES,
     "appliance.hsm.t1": (*LEAVES, "appliance.hsm.t1_block"),

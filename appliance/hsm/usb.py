@@ -20,6 +20,7 @@ from appliance.errors import (
     NotThisFamily,
     ProtocolError,
 )
+from appliance.hsm.holder import held_by
 from appliance.hsm.model import Attachment
 
 CONTROL_TIMEOUT = 2.0  # seconds; USB 2.0, 9.2.6.4 allows a standard request with data 500 ms to its first answer
@@ -76,7 +77,7 @@ class UsbBus:
             with _our_errors():
                 _recheck(device, attachment)
                 interface = _interface(device, interface_class)
-                _claim(device, interface)
+                _claim(device, interface, attachment)
             yield UsbPipe(device, interface)
         finally:
             _dispose(device)
@@ -242,10 +243,16 @@ def _active_configuration(device: Any) -> Any:
     return device.get_active_configuration()
 
 
-def _claim(device: Any, interface: Any) -> None:
+def _claim(device: Any, interface: Any, attachment: Attachment) -> None:
+    from usb.core import USBError
     from usb.util import claim_interface
 
-    claim_interface(device, interface.bInterfaceNumber)
+    try:
+        claim_interface(device, interface.bInterfaceNumber)
+    except USBError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise DeviceBusy(held_by(attachment, interface.bInterfaceNumber)) from error
 
 
 def _dispose(device: Any) -> None:

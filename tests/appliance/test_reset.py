@@ -80,13 +80,15 @@ def test_another_answer_resets_nothing(plugged: Appliance) -> None:
 
 
 def test_a_token_in_use_is_left_alone(plugged: Appliance) -> None:
-    """While pcscd holds the device the reset is refused with a sentence that says so, and succeeds once it lets go."""
+    """While pcscd holds the device the reset is refused, which names it and its end, and succeeds once it lets go."""
     plugged.root.run("systemctl start pcscd.socket && opensc-tool --name")
     person = plugged.log_in()
     refused = person.run(f"{RESET} -force")
     plugged.root.run("systemctl stop pcscd.socket pcscd.service")
 
-    assert "Error:  The token is in use by another program. Nothing was reset.\n" in refused
+    assert "Error:  The token is busy. Nothing was reset.\n" in refused
+    assert "another program holds the device; pcscd runs and takes card readers:" in " ".join(refused.split())
+    assert "'systemctl stop pcscd.socket pcscd.service' ends it" in " ".join(refused.split())
     assert FAILURE in refused
     assert "successful" in person.run(f"{RESET} -force")
 

@@ -97,7 +97,7 @@ def test_two_tokens_with_one_serial_are_refused(demo: DemoProcess, person: Perso
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"do": "busy"}, "The token is in use by another program. Nothing was reset."),
+        ({"do": "busy"}, "The token is busy. Nothing was reset.\n        Reason: another program holds the device\n"),
         ({"do": "short", "at": "SELECT", "length": 5}, "The token cannot be used. Nothing was reset."),
     ],
 )

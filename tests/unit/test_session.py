@@ -234,7 +234,7 @@ async def test_a_serial_that_leads_to_no_single_backup_token_is_refused_unasked(
         (
             DeviceBusy("x"),
             "300000 : CKR_DEVICE_ERROR",
-            "The token is in use by another program. Nothing was reset.",
+            "The token is busy. Nothing was reset.\n        Reason: x",
         ),
         (
             DeviceTimeout("x"),
@@ -301,7 +301,7 @@ async def test_only_a_reset_that_was_proved_is_called_successful(outcome: Outcom
     ("problem", "sentence"),
     [
         (DeviceTimeout("x"), "The token does not answer. Nothing was reset."),
-        (DeviceBusy("x"), "The token is in use by another program. Nothing was reset."),
+        (DeviceBusy("x"), "The token is busy. Nothing was reset.\n        Reason: x\n"),
         (DeviceGone("x"), "Specified token was removed or replaced. Nothing was reset."),
     ],
 )

@@ -258,7 +258,7 @@ def _explain(kind: _Kind, problem: ApplianceError) -> tuple[str, str]:
         case SerialMismatch():
             return text.NOT_IN_LIST, "The token reports another serial number. Nothing was reset."
         case DeviceBusy():
-            return text.DEVICE_ERROR, "The token is in use by another program. Nothing was reset."
+            return text.DEVICE_ERROR, f"The token is busy. Nothing was reset.\n{text.reason(problem.reason)}"
         case ResetUnsupported():
             return text.NOT_SUPPORTED, f"This token cannot be reset. Nothing was reset.\n{text.reason(problem.reason)}"
         case DeviceTimeout():
