@@ -30,7 +30,6 @@ TOKEN = {
     "flags": 0,
     "firmware": "1.0",
     "shortest_pin": 4,
-    "longest_pin": 8,
 }
 
 Impostor = Callable[..., Path]

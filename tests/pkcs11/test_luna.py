@@ -33,7 +33,7 @@ def driver() -> LunaDriver:
 
 def token(slot: int, serial: str, description: str = "Luna UHD Slot", flags: int = 0) -> Token:
     """A token as the library tells it."""
-    return Token(slot, flags, description, "", "", serial, 0, "1.0", 4, 255)
+    return Token(slot, flags, description, "", "", serial, 0, "1.0", 4)
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,10 @@ def test_each_device_has_its_own_module() -> None:
     assert "pkcs11" not in [found.family for found in families(UsbBus())]
 
 
-@pytest.mark.parametrize("limits", [(0, 2**64 - 1), (8, 4), (2**64 - 1, 0), (4, 255)])
-def test_no_limit_of_a_library_breaks_the_question(limits: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shortest", [0, 4, 8, 255, 2**64 - 1])
+def test_no_limit_of_a_library_breaks_the_question(shortest: int) -> None:
     """Whatever a library says of its PINs, an empty one and one that is not ASCII never reach the token."""
-    shortest, longest = limits
-    found = Token(0, 0, "slot", "label", "model", "1", 0, "1.0", shortest, longest)
+    found = Token(0, 0, "slot", "label", "model", "1", 0, "1.0", shortest)
     pattern = pkcs11._credential(found).pattern
 
     assert not re.fullmatch(pattern, "")

@@ -26,7 +26,7 @@ from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 from appliance.hsm.pkcs11.client import Library, Token
 from appliance.hsm.usb import UsbBus
 
-LONGEST_PIN = 255  # bytes; a library may say that it knows no limit
+LONGEST_PIN = 255  # bytes
 
 
 class Pkcs11Driver(SlotDriver):
@@ -112,13 +112,15 @@ class Pkcs11Connection(Connection):
 
 
 def _credential(token: Token) -> Credential:
-    """The limits are the library's word, which may be nonsense; of ASCII, a character is a byte. None is ever empty."""
+    """The shortest is the library's word, which may be nonsense; of ASCII, a character is a byte. None is ever empty.
+
+    The longest is not: OpenSC's module tells fifteen, of the user's PIN, where the SO PIN has sixteen.
+    """
     shortest = min(max(1, token.shortest_pin), LONGEST_PIN)
-    longest = max(shortest, min(token.longest_pin, LONGEST_PIN))
     return Credential(
         "SO PIN",
-        f"[ -~]{{{shortest},{longest}}}",
-        f"The SO PIN has {shortest} to {longest} ASCII characters.",
+        f"[ -~]{{{shortest},{LONGEST_PIN}}}",
+        f"The SO PIN has {shortest} to {LONGEST_PIN} ASCII characters.",
         1 if token.flags & SO_PIN_FINAL_TRY else None,
     )
 

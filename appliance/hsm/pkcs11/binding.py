@@ -18,6 +18,11 @@ SERIAL_SESSION = 0x04  # CKF_SERIAL_SESSION
 BATCH = 64  # object handles asked for at once
 MOST_SLOTS = 1024
 MOST_OBJECTS = 100_000  # beyond them nobody counts
+CLASS = 0x00  # CKA_CLASS
+# Objects that are the module's own and not the token's (PKCS#11 3.0, 4.3, 4.5 and 4.13).
+HARDWARE_FEATURE, MECHANISM, PROFILE = 0x05, 0x07, 0x09
+# What the label becomes. OpenSC's module does not write an empty one, and fails when the token is empty already.
+BLANK = b"blank".ljust(32)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 # CKR_SLOT_ID_INVALID, _DEVICE_ERROR, _DEVICE_REMOVED, _TOKEN_NOT_PRESENT, _TOKEN_NOT_RECOGNIZED: of one slot
@@ -67,6 +72,12 @@ class TokenInfo(ctypes.Structure):
     )
 
 
+class Attribute(ctypes.Structure):
+    """``CK_ATTRIBUTE``."""
+
+    _fields_ = (("kind", ULONG), ("value", POINTER), ("size", ULONG))
+
+
 # The place of each function in CK_FUNCTION_LIST, and its parameters.
 STANDARD: Mapping[str, tuple[int, tuple[Any, ...]]] = {
     "C_Initialize": (0, (POINTER,)),
@@ -77,6 +88,7 @@ STANDARD: Mapping[str, tuple[int, tuple[Any, ...]]] = {
     "C_InitToken": (9, (ULONG, ctypes.c_char_p, ULONG, ctypes.c_char_p)),
     "C_OpenSession": (12, (ULONG, ULONG, POINTER, POINTER, POINTER)),
     "C_CloseSession": (13, (ULONG,)),
+    "C_GetAttributeValue": (24, (ULONG, ULONG, POINTER, ULONG)),
     "C_FindObjectsInit": (26, (ULONG, POINTER, ULONG)),
     "C_FindObjects": (27, (ULONG, POINTER, ULONG, POINTER)),
     "C_FindObjectsFinal": (28, (ULONG,)),
@@ -164,12 +176,12 @@ class Library:
         self._call("CA_FactoryReset", slot, 0)
 
     def init_token(self, slot: int, pin: str) -> None:
-        """Destroy every object and the user's PIN; the security officer's stays. The label becomes blank."""
+        """Destroy every object and the user's PIN; the security officer's stays."""
         text = pin.encode()
-        self._call("C_InitToken", slot, text, len(text), b" " * 32)
+        self._call("C_InitToken", slot, text, len(text), BLANK)
 
     def objects(self, slot: int) -> int:
-        """How many objects a session without a login sees."""
+        """How many objects of the token a session without a login sees."""
         session, handles, found, total = ULONG(), (ULONG * BATCH)(), ULONG(), 0
         self._call("C_OpenSession", slot, SERIAL_SESSION, None, None, ctypes.byref(session))
         self._call("C_FindObjectsInit", session, None, 0)
@@ -177,10 +189,20 @@ class Library:
             self._call("C_FindObjects", session, handles, BATCH, ctypes.byref(found))
             if not found.value:
                 break
-            total += found.value
+            total += sum(self._is_the_tokens(session, handle) for handle in handles[: found.value])
         self._call("C_FindObjectsFinal", session)
         self._call("C_CloseSession", session)
         return total
+
+    def _is_the_tokens(self, session: Any, handle: int) -> bool:
+        """Whether an object is on the token; one that does not tell its class is."""
+        kind = ULONG()
+        attribute = Attribute(CLASS, ctypes.addressof(kind), ctypes.sizeof(kind))
+        try:
+            self._call("C_GetAttributeValue", session, handle, ctypes.byref(attribute), 1)
+        except Failed:
+            return True
+        return kind.value not in (HARDWARE_FEATURE, MECHANISM, PROFILE)
 
     def finalize(self) -> None:
         """Let go of everything."""
@@ -205,7 +227,6 @@ class Library:
             "flags": token.flags,
             "firmware": _version(token.firmware),
             "shortest_pin": token.min_pin,
-            "longest_pin": token.max_pin,
         }
 
     def _call(self, name: str, *arguments: Any) -> None:

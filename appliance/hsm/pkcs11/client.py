@@ -52,7 +52,6 @@ class Token:
     flags: int
     firmware: str
     shortest_pin: int
-    longest_pin: int
 
     @classmethod
     def parse(cls, answer: Any) -> Self:
