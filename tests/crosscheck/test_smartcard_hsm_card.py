@@ -10,12 +10,9 @@ from appliance.hsm.drivers.smartcard_hsm import SmartcardHsmDriver
 from appliance.hsm.model import HsmState, Probe, Secret
 from appliance.hsm.usb import UsbBus
 from appliance.simulator.families import SMARTCARD_HSM
-from appliance.simulator.memory import dump
-from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
-from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
 from tests.support.signature import verifies
 from tests.support.token_bus import TokenBus
-from tests.support.vpcd import Desk, desk
+from tests.support.vpcd import Desk, card_of, desk
 
 SERIAL = "DENK0403514"
 SO_PIN, WRONG_SO_PIN, PIN = "3537363231383830", "3537363231383831", "648219"
@@ -26,15 +23,6 @@ DIGEST = hashlib.sha256(b"a backup").digest()
 def bus(tmp_path: Path) -> TokenBus:
     """A token with two keys, that can be plugged in where our driver is."""
     return TokenBus(tmp_path, SERIAL, 2, SMARTCARD_HSM)
-
-
-def card_of(bus: TokenBus) -> SmartcardHsmCard:
-    """The card of the token, taken out of its stick; it keeps what it keeps in the same file."""
-
-    def save(flash: SmartcardHsmFlash) -> None:
-        bus.path.write_bytes(dump(flash))
-
-    return SmartcardHsmCard(bus.flash, save)
 
 
 def keys(at: Desk, pin: str = PIN) -> list[str]:

@@ -19,6 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from appliance.simulator.memory import dump
+from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
+from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
+from tests.support.token_bus import TokenBus
+
 PORT = 0x8C7B  # /etc/reader.conf.d/vpcd; the second slot listens on the next one
 _POWER_OFF, _POWER_ON, _RESET, _GET_ATR = 0, 1, 2, 4
 
@@ -77,6 +82,15 @@ def serve(card: Card, connection: socket.socket, powered: Callable[[], None]) ->
 
 def _send(connection: socket.socket, data: bytes) -> None:
     connection.sendall(len(data).to_bytes(2, "big") + data)
+
+
+def card_of(bus: TokenBus) -> SmartcardHsmCard:
+    """The card of a SmartCard-HSM token, taken out of its stick; it keeps what it keeps in the same file."""
+
+    def save(flash: SmartcardHsmFlash) -> None:
+        bus.path.write_bytes(dump(flash))
+
+    return SmartcardHsmCard(bus.flash, save)
 
 
 class Desk:
