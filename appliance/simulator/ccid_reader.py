@@ -167,6 +167,10 @@ class CcidReader:
         """The control pipe's ABORT request (5.3.1): everything fails until the message of the same name has come."""
         self._aborting = sequence
 
+    def is_whole(self, message: bytes) -> bool:
+        """Whether a message has come to the end that its header tells."""
+        return len(message) >= HEADER + int.from_bytes(message[1:5], "little")
+
     def handle(self, message: bytes) -> list[bytes]:
         """The answers to one message, which may be of any length."""
         kind, slot, sequence = message[0], message[5:6] or b"\0", (message[6:7] or b"\0")[0]

@@ -35,6 +35,8 @@ def control(device: ControlledDevice, kind: int, request: int, value: int, index
 
     `kind` is bmRequestType. A remote wake-up and a test mode, which are features too, the device has not.
     """
+    if kind & 0x60 == 0x20:  # a class request
+        return _of_class(device, (kind, request), value, index) if device.level in descriptors.READERS else None
     match kind, request:
         case 0x80, 0x06:  # GET_DESCRIPTOR (9.4.3)
             return descriptors.descriptor(device.looks, device.usb_serial, device.level, value)
@@ -62,6 +64,13 @@ def control(device: ControlledDevice, kind: int, request: int, value: int, index
             for endpoint in _BULK:
                 device.clear_halt(endpoint)
             return b""
+        case _:
+            return None
+
+
+def _of_class(device: ControlledDevice, request: tuple[int, int], value: int, index: int) -> bytes | None:
+    """The answer to a request of CCID."""
+    match request:
         case 0x21, 0x01 if (value & 0xFF, index) == (0, 0):  # ABORT (CCID 5.3.1), of the only slot
             device.abort(value >> 8)
             return b""

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 
-CCID_CLASS = 0x0B
+CCID_CLASS, VENDOR_CLASS = 0x0B, 0xFF
 OUT, IN = 0x01, 0x81  # the bulk endpoints
 PACKET = 64  # bytes; full speed
 LONGEST_MESSAGE = 271  # bytes of a CCID message: a short APDU of 261 and the header
@@ -20,11 +20,18 @@ _DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT, _CCID = 1, 2, 3, 4, 5, 
 
 
 class Level(StrEnum):
-    """What the host exchanges with the reader (CCID 1.1, 3.2); ``reader`` in a token file says which."""
+    """What the host exchanges with the device: with a reader (CCID 1.1, 3.2), or with one that is no reader.
+
+    ``reader`` in a token file says which.
+    """
 
     APDU = "apdu"  # short ones
     EXTENDED = "extended-apdu"  # of any length, in parts where a message is too short for them
     TPDU = "tpdu"  # blocks of T=1
+    VENDOR = "vendor"  # messages of the maker's own, without CCID
+
+
+READERS = (Level.APDU, Level.TPDU)
 
 
 # Configuration by ATR, voltage, clock and baud rate are automatic. At the APDU levels so are the negotiation of
@@ -44,10 +51,7 @@ CCID = {
     )
     for level, features in FEATURES.items()
 }
-INTERFACE = struct.pack("<BBBBBBBBB", 9, _INTERFACE, 0, 0, 2, CCID_CLASS, 0, 0, 0)
 ENDPOINTS = tuple(struct.pack("<BBBBHB", 7, _ENDPOINT, address, 0x02, PACKET, 0) for address in (OUT, IN))
-_LENGTH = 9 + len(INTERFACE) + len(CCID[Level.APDU]) + sum(map(len, ENDPOINTS))
-CONFIGURATION = struct.pack("<BBHBBBBB", 9, _CONFIGURATION, _LENGTH, 1, 1, 0, 0x80, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,23 @@ class Looks:
     vendor_id: int
     product_id: int
     product: str
+
+
+def interface(level: Level) -> bytes:
+    """The descriptor of the one interface."""
+    kind = CCID_CLASS if level in READERS else VENDOR_CLASS
+    return struct.pack("<BBBBBBBBB", 9, _INTERFACE, 0, 0, 2, kind, 0, 0, 0)
+
+
+def class_descriptor(level: Level) -> bytes:
+    """What a reader says of itself behind its interface; empty for a device that is none."""
+    return CCID.get(level, b"")
+
+
+def configuration(level: Level) -> bytes:
+    """The descriptor of the one configuration, without what belongs to it."""
+    length = 9 + len(interface(level)) + len(class_descriptor(level)) + sum(map(len, ENDPOINTS))
+    return struct.pack("<BBHBBBBB", 9, _CONFIGURATION, length, 1, 1, 0, 0x80, 50)
 
 
 def device(looks: Looks, usb_serial: str) -> bytes:
@@ -73,7 +94,7 @@ def descriptor(looks: Looks, usb_serial: str, level: Level, value: int) -> bytes
         case 1, 0:
             return device(looks, usb_serial)
         case 2, 0:
-            return b"".join((CONFIGURATION, INTERFACE, CCID[level], *ENDPOINTS))
+            return b"".join((configuration(level), interface(level), class_descriptor(level), *ENDPOINTS))
         case 3, 0:
             return struct.pack("<BBH", 4, _STRING, _ENGLISH)
         case 3, index if index < len(strings):

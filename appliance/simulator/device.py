@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One simulated USB device, from its plugging in to its unplugging: a CCID reader with its family's card in it.
+"""One simulated USB device, from its plugging in to its unplugging: its family's card, alone or in a CCID reader.
 
 Everything here blocks and is safe to call from any thread; a transfer that fails raises `OSError` with the errno with
 which libusb would report it.
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from appliance.simulator import descriptors
-from appliance.simulator.ccid_reader import HEADER, CardMute, CcidReader
+from appliance.simulator.ccid_reader import CardMute, CcidReader
 from appliance.simulator.descriptors import Level
 from appliance.simulator.families import Family
 from appliance.simulator.faults import Fault, Misdeed, When
@@ -24,9 +24,11 @@ from appliance.simulator.iso7816 import Refused
 from appliance.simulator.memory import Flash
 from appliance.simulator.t1_card import T1Card
 from appliance.simulator.token_file import FileGone, TokenFile
+from appliance.simulator.vendor_interface import VendorInterface
 
 _EXTENSION = 0.5  # seconds between the time extensions of a slow answer
 _LONGEST_INCOMING = 1 << 17  # bytes kept of one message from the host
+_RESTART = 0.2  # seconds from when a device that restarts leaves the bus to when it is back
 
 # Called around each command with the file, the command's number since the plug-in, the command, and the side.
 Observer = Callable[[Path, int, bytes, When], None]
@@ -62,7 +64,11 @@ class SimulatedDevice:
         self._card = family.card(flash, self._save) if flash else None
         self.level = flash.level if flash else Level.APDU
         self._t1 = T1Card(self) if self.level is Level.TPDU else None
-        self._reader = CcidReader(self._t1 or self, extended=self.level is Level.EXTENDED)
+        self._interface = (
+            VendorInterface(self)
+            if self.level is Level.VENDOR
+            else CcidReader(self._t1 or self, extended=self.level is Level.EXTENDED)
+        )
         self._commands = 0
         self._changed = threading.Condition(threading.RLock())
         self._gone = self._hung = False
@@ -83,7 +89,7 @@ class SimulatedDevice:
         """It has left the bus: every transfer ends with ENODEV, also the ones under way."""
         with self._changed:
             self._gone = True
-            self._reader.power_off()
+            self._interface.power_off()
             self._changed.notify_all()
             if self.on_unplug is not None:
                 self.on_unplug()
@@ -110,12 +116,13 @@ class SimulatedDevice:
             if self.holder is holder:
                 self.holder = None
                 self._changed.notify_all()
+                self._restart_if_it_must()
 
     def reset(self) -> None:
         """A reset of the port: the card loses its power, and what was under way is lost."""
         with self._changed:
             self._demand()
-            self._reader.power_off()
+            self._interface.power_off()
             self._hung = False
             self._halted.clear()
             self._incoming = b""
@@ -142,7 +149,8 @@ class SimulatedDevice:
         """The class request ABORT (CCID 1.1, 5.3.1)."""
         with self._changed:
             self._demand()
-            self._reader.abort(sequence)
+            if isinstance(self._interface, CcidReader):
+                self._interface.abort(sequence)
 
     # Bulk transfers
 
@@ -155,7 +163,7 @@ class SimulatedDevice:
             self._demand()
             self._refuse_halted(descriptors.OUT)
             self._incoming = (self._incoming + data)[:_LONGEST_INCOMING]
-            whole = len(self._incoming) >= HEADER and len(self._incoming) >= HEADER + _announced(self._incoming)
+            whole = self._interface.is_whole(self._incoming)
             if self._incoming and (whole or len(data) % descriptors.PACKET or not data):
                 message, self._incoming = self._incoming, b""
                 self._answer(message)
@@ -185,6 +193,7 @@ class SimulatedDevice:
                         raise OSError(errno.EOVERFLOW, os.strerror(errno.EOVERFLOW))
                     data += packet
                     if len(packet) < descriptors.PACKET or len(data) == size:
+                        self._restart_if_it_must()
                         return data
                 elif deadline is not None and deadline <= now:
                     if data:
@@ -209,7 +218,7 @@ class SimulatedDevice:
         if self._hung:
             return
         try:
-            answers = self._reader.handle(message)
+            answers = self._interface.handle(message)
         except _Silence:
             self._changed.notify_all()
             return
@@ -217,7 +226,8 @@ class SimulatedDevice:
         if self._delay:
             extensions = int(self._delay / _EXTENSION)
             for number in range(extensions):
-                self._send(answers[0], now + number * _EXTENSION)
+                for extension in answers[:-1]:
+                    self._send(extension, now + number * _EXTENSION)
         for answer in answers:
             self._send(answer[: self._shortened] if answer is answers[-1] else answer, now + self._delay)
         self._changed.notify_all()
@@ -227,7 +237,13 @@ class SimulatedDevice:
         for start in range(0, len(message) + 1, descriptors.PACKET):
             self._outgoing.append((ready, message[start : start + descriptors.PACKET]))
 
-    # The card in the reader, with its faults
+    def _restart_if_it_must(self) -> None:
+        """Leave the bus and come back, once the answer is fetched, or nobody is there to fetch it."""
+        if self._card is not None and self._card.restarts and not (self._outgoing and self.holder) and not self._gone:
+            self.unplug()
+            self._vanished(self, _RESTART)
+
+    # The card, with its faults
 
     def power_on(self) -> bytes:
         """The answer to reset."""
@@ -248,16 +264,16 @@ class SimulatedDevice:
         if self._card is None:
             raise CardMute
         self._commands += 1
-        number = self._commands
-        self._around(number, apdu, When.BEFORE)
+        number, name = self._commands, self._card.name_of(apdu)
+        self._around(number, name, apdu, When.BEFORE)
         response = self._card.transmit(apdu)
-        self._around(number, apdu, When.AFTER)
+        self._around(number, name, apdu, When.AFTER)
         return response
 
-    def _around(self, number: int, apdu: bytes, when: When) -> None:
+    def _around(self, number: int, name: str, apdu: bytes, when: When) -> None:
         if self._observe:
             self._observe(self.file.path, number, apdu, when)
-        fault = self._next_fault(lambda fault: fault.when is when and fault.strikes(number, apdu))
+        fault = self._next_fault(lambda fault: fault.when is when and fault.strikes(number, name))
         if fault is not None:
             self._misbehave(fault)
 
@@ -303,7 +319,3 @@ class SimulatedDevice:
         except FileGone:
             self.unplug()
             self._demand()
-
-
-def _announced(message: bytes) -> int:
-    return int.from_bytes(message[1:5], "little")

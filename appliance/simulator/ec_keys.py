@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of simulated cards: NIST P-256, stored only under a KEK (AES-256-GCM).
 
-The only module that imports cryptography. It is imported when a key is first used, because a start should be quick.
+It imports cryptography, as yubihsm_channel does, and no other module. It is imported when a key is first used, because
+a start should be quick.
 """
 
 import hashlib

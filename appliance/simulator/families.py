@@ -16,16 +16,27 @@ from appliance.simulator.memory import FORMAT, Flash, Memory, serial_in
 from appliance.simulator.openpgp_card import OpenPgpCard
 from appliance.simulator.openpgp_flash import OpenPgpFlash
 from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
-from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash, usb_serial
+from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
+from appliance.simulator.smartcard_hsm_flash import usb_serial as filled
 from appliance.simulator.token_file import create
+from appliance.simulator.yubihsm_card import YubiHsmCard
+from appliance.simulator.yubihsm_flash import YubiHsmFlash
+from appliance.simulator.yubihsm_flash import usb_serial as zero_padded
 
 MOST_KEYS = 3  # that a new token can be given
 
 
 class Card(Protocol):
-    """A card: APDUs in, APDUs out. `serial` is what it says; a fault can make it lie."""
+    """A card: commands in, answers out. `serial` is what it says; a fault can make it lie."""
 
     serial: str
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it is about to leave the bus, to come back as if it had been plugged in anew."""
+
+    def name_of(self, command: bytes) -> str:
+        """What faults call the command; "" for one that is not known."""
 
     @property
     def memory(self) -> Memory[Any]: ...
@@ -52,10 +63,11 @@ class Family:
 # USB ids that the drivers know.
 OPENPGP = Family(OpenPgpFlash, OpenPgpCard, Looks(0x234B, 0x0000, "Simulated OpenPGP token"), "SIM-0.1-{}".format)
 SMARTCARD_HSM = Family(
-    SmartcardHsmFlash, SmartcardHsmCard, Looks(0x20A0, 0x4230, "Simulated SmartCard-HSM token"), usb_serial
+    SmartcardHsmFlash, SmartcardHsmCard, Looks(0x20A0, 0x4230, "Simulated SmartCard-HSM token"), filled
 )
+YUBIHSM = Family(YubiHsmFlash, YubiHsmCard, Looks(0x1050, 0x0030, "Simulated YubiHSM"), zero_padded)
 
-FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM)}
+FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM, YUBIHSM)}
 
 
 def load(contents: bytes) -> Flash:

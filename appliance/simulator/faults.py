@@ -18,8 +18,8 @@ Each entry is an object with these keys; only ``do`` must be there:
     ``busy``    another program seems to hold the interface; `at` and `when` mean nothing
 ``at``
     which command: its number since the device was plugged in, counted from 1, or its name or the beginning of it, as
-    ISO/IEC 7816-4 and the card's specification write it (``SELECT``, ``VERIFY``, ``TERMINATE DF``); every one when
-    absent
+    ISO/IEC 7816-4 and the card's specification write it (``SELECT``, ``VERIFY``, ``TERMINATE DF``), in a YubiHSM as
+    its maker does (``CREATE SESSION``), also inside a session; every one when absent
 ``when``
     ``before`` or ``after`` the command took effect on the card (default ``after``)
 ``times``
@@ -112,8 +112,8 @@ class Fault:
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: value for name, value in values.items() if value != getattr(_PLAIN, name) or name == "do"}
 
-    def strikes(self, number: int, command: bytes) -> bool:
-        """Whether the command with this number since the plug-in is the one."""
+    def strikes(self, number: int, command: str) -> bool:
+        """Whether the command with this number since the plug-in, and with this name, is the one."""
         if self.do is Misdeed.BUSY or self.times == 0:
             return False
         match self.at:
@@ -122,7 +122,7 @@ class Fault:
             case int():
                 return self.at == number
             case name:
-                return name_of(command).startswith(name.upper())
+                return command.startswith(name.upper())
 
 
 _PLAIN = Fault(Misdeed.HANG)

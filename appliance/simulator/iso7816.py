@@ -4,6 +4,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from appliance.simulator.faults import name_of
+
 OK = 0x9000
 END_OF_FILE = 0x6282
 TERMINATED = 0x6285
@@ -86,6 +88,13 @@ def parse_extended(apdu: bytes) -> Command:
     if not length or len(data) < length or len(le) not in (0, 2):
         raise Refused(WRONG_LENGTH)
     return replace(command, data=data, le=(int.from_bytes(le, "big") or LONGEST_EXTENDED) if le else None)
+
+
+class SmartCard:
+    """What every card of this standard is for the device that it is in."""
+
+    restarts = False  # it never leaves the bus by itself
+    name_of = staticmethod(name_of)
 
 
 class CommandLayer:

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from appliance.errors import StateError
-from appliance.simulator.descriptors import Level
+from appliance.simulator.descriptors import READERS, Level
 from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import MEMORY_FAILURE, Refused
 
@@ -162,7 +162,10 @@ def faults_in(entry: Mapping[str, Any]) -> tuple[Fault, ...]:
 
 def level_in(entry: Mapping[str, Any]) -> Level:
     """The level of the reader in a token file. Raises `ValueError`."""
-    return Level(entry.get("reader", Level.APDU))
+    level = Level(entry.get("reader", Level.APDU))
+    if level not in READERS:
+        raise ValueError("a card in no reader")
+    return level
 
 
 def serial_in(kind: type[Flash], entry: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from appliance.simulator.iso7816 import (
     Command,
     CommandLayer,
     Refused,
+    SmartCard,
     headers,
     objects,
     tlv,
@@ -39,7 +40,7 @@ _TAG_OF_CERTIFICATES = bytes.fromhex("60 04 5C 02 7F21")
 _CRT = {0xB6: Slot.SIGNATURE, 0xB8: Slot.DECRYPTION, 0xA4: Slot.AUTHENTICATION}
 
 
-class OpenPgpCard:
+class OpenPgpCard(SmartCard):
     """The card. `save` makes its memory durable, and raises `StateError` when it cannot."""
 
     def __init__(self, flash: OpenPgpFlash, save: Callable[[OpenPgpFlash], None]) -> None:

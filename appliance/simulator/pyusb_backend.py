@@ -103,17 +103,17 @@ class SimulatedBackend:
         where = {"bus": place.bus, "address": place.address, "port_number": None, "port_numbers": None}
         return SimpleNamespace(**fields, **where, speed=_FULL_SPEED)
 
-    def get_configuration_descriptor(self, _: Place, index: int) -> SimpleNamespace:
+    def get_configuration_descriptor(self, place: Place, index: int) -> SimpleNamespace:
         """The one configuration."""
         _only_first(index)
-        fields = _named(_CONFIGURATION_FIELDS, _CONFIGURATION, descriptors.CONFIGURATION)
+        fields = _named(_CONFIGURATION_FIELDS, _CONFIGURATION, descriptors.configuration(place.device.level))
         return SimpleNamespace(**fields, extra_descriptors=[])
 
     def get_interface_descriptor(self, place: Place, interface: int, setting: int, index: int) -> SimpleNamespace:
-        """The one interface, with the CCID class descriptor."""
+        """The one interface, with the class descriptor of a reader."""
         _only_first(interface, setting, index)
-        fields = _named(_INTERFACE_FIELDS, _INTERFACE, descriptors.INTERFACE)
-        return SimpleNamespace(**fields, extra_descriptors=list(descriptors.CCID[place.device.level]))
+        fields = _named(_INTERFACE_FIELDS, _INTERFACE, descriptors.interface(place.device.level))
+        return SimpleNamespace(**fields, extra_descriptors=list(descriptors.class_descriptor(place.device.level)))
 
     def get_endpoint_descriptor(
         self, _: Place, endpoint: int, interface: int, setting: int, index: int
@@ -232,7 +232,7 @@ def _control(device: UsbDevice, request: tuple[int, int], value: int, index: int
         return b""
     if request == _SET_INTERFACE and value == 0:
         return b""
-    if request == _ABORT:
+    if request == _ABORT and device.level in descriptors.READERS:
         device.abort(value >> 8)
         return b""
     return None

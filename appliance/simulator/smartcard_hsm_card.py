@@ -27,6 +27,7 @@ from appliance.simulator.iso7816 import (
     Command,
     CommandLayer,
     Refused,
+    SmartCard,
     objects,
     parse_extended,
     tlv,
@@ -53,7 +54,7 @@ _SIGNED_AS_IT_IS, _HASHED_WITH_SHA256 = 0x70, 0x73  # algorithms of SIGN
 _LONGEST_FILE = 2048  # bytes
 
 
-class SmartcardHsmCard:
+class SmartcardHsmCard(SmartCard):
     """The card. `save` makes its memory durable, and raises `StateError` when it cannot."""
 
     def __init__(self, flash: SmartcardHsmFlash, save: Callable[[SmartcardHsmFlash], None]) -> None:

@@ -99,7 +99,7 @@ class UsbIpServer:
         await self._import(wanted.rstrip(b"\0").decode("ascii", "replace"), reader, writer)
 
     def _list(self) -> bytes:
-        records = [Export(attachment).record_with_interfaces() for attachment, _ in self._plugged()]
+        records = [Export(attachment, device.level).record_with_interfaces() for attachment, device in self._plugged()]
         return protocol.reply(Request.DEVICES, Status.OK, len(records).to_bytes(4) + b"".join(records))
 
     async def _import(self, bus_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -105,6 +105,7 @@ class Export:
     """How one plugged device is shown."""
 
     attachment: Attachment
+    level: descriptors.Level = descriptors.Level.APDU
 
     @property
     def bus_id(self) -> str:
@@ -131,7 +132,7 @@ class Export:
 
     def record_with_interfaces(self) -> bytes:
         """The same with what OP_REP_DEVLIST says of each interface."""
-        return self.record() + _INTERFACE.pack(*descriptors.INTERFACE[5:8])
+        return self.record() + _INTERFACE.pack(*descriptors.interface(self.level)[5:8])
 
 
 def operation(data: bytes) -> Request:

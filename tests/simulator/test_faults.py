@@ -28,13 +28,13 @@ SELECT, TERMINATE = bytes.fromhex("00A40400"), bytes.fromhex("00E60000")
 )
 def test_a_fault_strikes_where_it_should(at: int | str | None, number: int, command: bytes, strikes: bool) -> None:
     """By number, by name, by the beginning of a name, or always."""
-    assert Fault(Misdeed.HANG, at=at).strikes(number, command) is strikes
+    assert Fault(Misdeed.HANG, at=at).strikes(number, name_of(command)) is strikes
 
 
 def test_a_fault_that_is_used_up_does_not_strike() -> None:
     """`times` of 0 is never, and busy is no matter of commands."""
-    assert not Fault(Misdeed.HANG, times=0).strikes(1, SELECT)
-    assert not Fault(Misdeed.BUSY).strikes(1, SELECT)
+    assert not Fault(Misdeed.HANG, times=0).strikes(1, "SELECT")
+    assert not Fault(Misdeed.BUSY).strikes(1, "SELECT")
 
 
 @pytest.mark.parametrize(
