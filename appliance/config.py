@@ -8,7 +8,7 @@ in ``systemd/console.toml``.
 import re
 import socket
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -70,6 +70,13 @@ class LibrarySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class YubiHsmSettings:
+    """What a YubiHSM 2 is reset with."""
+
+    authentication_key: int = 1  # the object id of one that may reset; its password is asked for on the console
+
+
+@dataclass(frozen=True, slots=True)
 class HsmSettings:
     """Which devices are PKI tokens, how long one may take, and what needs a library; times in seconds."""
 
@@ -77,6 +84,7 @@ class HsmSettings:
     operation_timeout: float = 120.0
     probe_timeout: float = 30.0
     luna: LibrarySettings = LibrarySettings()
+    yubihsm: YubiHsmSettings = YubiHsmSettings()
     pkcs11: tuple[LibrarySettings, ...] = ()
 
 
@@ -218,10 +226,13 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
-def _speed(value: Any) -> int:
-    if type(value) is not int or value not in SPEEDS:
-        raise ValueError(f"must be one of {', '.join(map(str, SPEEDS))}")
-    return value
+def _number_of(allowed: Container[int], which: str) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if type(value) is not int or value not in allowed:
+            raise ValueError(f"must be {which}")
+        return value
+
+    return read
 
 
 def _one_of(words: tuple[str, ...]) -> Callable[[Any], str]:
@@ -298,7 +309,7 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
         LineSettings,
         {
             "port": _device_path,
-            "speed": _speed,
+            "speed": _number_of(SPEEDS, f"one of {', '.join(map(str, SPEEDS))}"),
             "flow": _one_of(FLOWS),
             "carrier": _one_of(CARRIERS),
             "login_timeout": _seconds,
@@ -316,6 +327,7 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
         },
     ),
     "hsm.luna": (LibrarySettings, LIBRARY),
+    "hsm.yubihsm": (YubiHsmSettings, {"authentication_key": _number_of(range(1, 65536), "from 1 to 65535")}),
     "hsm": (
         HsmSettings,
         {
@@ -323,6 +335,7 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
             "operation_timeout": _seconds,
             "probe_timeout": _seconds,
             "luna": _built,
+            "yubihsm": _built,
             "pkcs11": _libraries,
         },
     ),

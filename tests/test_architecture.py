@@ -80,7 +80,8 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pyudev": ("appliance.hsm.hotplug",),
     "usb": ("appliance.hsm.usb", "appliance.simulator.pyusb_backend"),
     "structlog": ("appliance.log",),
-    "cryptography": ("appliance.simulator.ec_keys",),
+    "cryptography": ("appliance.simulator.ec_keys", "appliance.simulator.yubihsm_channel"),
+    "yubihsm": ("appliance.hsm.drivers.yubihsm2",),
 }
 
 MAKERS = {"LOCAL_CONSOLE": "appliance.console.getty", "NETWORK": "appliance.console.door"}

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from appliance.config import SECTIONS, TOP_LEVEL, Config, load
-from appliance.hsm.drivers import families
+from appliance.hsm.drivers import kinds
 from appliance.hsm.udev_rules import render
-from appliance.hsm.usb import UsbBus
 
 SYSTEMD = Path(__file__).resolve().parent.parent / "systemd"
 RULES = SYSTEMD / "60-appliance-hsm.rules"
@@ -79,7 +78,7 @@ def usb_device(vendor: int, product: int, **changes: str) -> dict[str, str]:
 
 def usb_ids() -> list[tuple[str, int, int]]:
     """Every USB id of every family."""
-    return [(driver.family, known.vendor, known.product) for driver in families(UsbBus()) for known in driver.usb_ids]
+    return [(driver.family, known.vendor, known.product) for driver in kinds() for known in driver.usb_ids]
 
 
 def test_the_rules_file_is_what_the_drivers_say() -> None:

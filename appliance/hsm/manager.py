@@ -163,7 +163,7 @@ class Manager:
         call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))
         self._resets[task] = current
-        task.add_done_callback(self._resets.pop)
+        task.add_done_callback(self._reset_over)
         return await asyncio.shield(task)
 
     async def _report(
@@ -180,6 +180,20 @@ class Manager:
         outcome = {"outcome": report.outcome.value, "reason": report.reason}
         await self._record("reset-outcome", device, actor, origin, outcome)
         return report
+
+    def _reset_over(self, task: asyncio.Task[Report]) -> None:
+        """Ask what came back to the bus meanwhile."""
+        reset = self._resets.pop(task)
+        for device in self._registry.all():
+            if device.attachment.looks == reset.attachment.looks:
+                self._ask(device.attachment)
+
+    def _restarts(self, attachment: Attachment) -> bool:
+        """Whether this is a device that restarts in its reset, or looks like it: then it is the reset's to ask."""
+        looks = (
+            device.attachment.looks for device in self._resets.values() if self._registry.driver(device.family).restarts
+        )
+        return attachment.looks in looks
 
     def _hear(self, event: Event) -> None:
         """Take in what the source says; called on the loop."""
@@ -200,6 +214,8 @@ class Manager:
     def _ask(self, attachment: Attachment) -> None:
         """Begin to find out what a device is, unless it is gone or occupied."""
         if attachment in self._calls or attachment in self._asking or self._registry.at(attachment) is None:
+            return
+        if self._restarts(attachment):
             return
         task = asyncio.create_task(self._identify(attachment))
         self._asking[attachment] = task
@@ -258,7 +274,7 @@ class Manager:
         """Wait for our own questions to a device, which are no other program. Raises `DeviceBusy`, `DeviceTimeout`."""
         if attachment in self._asking:
             await asyncio.wait([self._asking[attachment]])
-        if any(device.attachment == attachment for device in self._resets.values()):
+        if self._restarts(attachment) or any(device.attachment == attachment for device in self._resets.values()):
             raise DeviceBusy("a reset of it is running")
         if attachment in self._calls:
             raise DeviceTimeout("it has still not answered an earlier question")

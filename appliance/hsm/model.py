@@ -56,6 +56,11 @@ class Attachment:
         return f"{self.vendor_id:04x}:{self.product_id:04x}"
 
     @property
+    def looks(self) -> tuple[str, str]:
+        """By what two plug-ins can be known for the same device without asking it; others can look alike."""
+        return self.usb_id, self.usb_serial
+
+    @property
     def port(self) -> str:
         """The port path as the kernel writes it, e.g. ``1-1.4``: bus, port of the root hub, port of the next hub."""
         return self.sys_path.rpartition("/")[2]

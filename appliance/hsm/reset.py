@@ -156,8 +156,11 @@ class Reset:
             raise
 
     def _asked_anew(self) -> Probe:
-        """What the device says on a fresh connection, when the old one serves no more. Raises `DeviceError`."""
-        with self._driver.open(self._device.attachment) as connection:
+        """What the device says on a fresh connection, when the old one serves no more: it may have restarted.
+
+        Raises `DeviceError`.
+        """
+        with self._driver.reopen(self._device.attachment) as connection:
             return connection.probe()
 
     def _conclude(self, trouble: DeviceError | None, before: Probe | None, after: Probe | None) -> Report:

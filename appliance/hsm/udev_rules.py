@@ -5,8 +5,7 @@
 device up, and before the rules that other programs bring for the same readers.
 """
 
-from appliance.hsm.drivers import Driver, families
-from appliance.hsm.usb import UsbBus
+from appliance.hsm.drivers import Driver, kinds
 
 GROUP = "appliance-hsm"  # what the daemon's unit has in SupplementaryGroups=
 
@@ -30,11 +29,11 @@ LABEL="appliance_hsm_end"
 
 
 def render() -> str:
-    """The rules file for every device family this program knows."""
-    return HEADER + "".join(_section(driver) for driver in families(UsbBus())) + FOOTER
+    """The rules file for every device family whose USB ids this program knows, whatever this machine is set up for."""
+    return HEADER + "".join(_section(kind) for kind in kinds() if kind.usb_ids) + FOOTER
 
 
-def _section(driver: Driver) -> str:
+def _section(driver: type[Driver]) -> str:
     lines = ["", f"# {driver.title}"]
     for usb_id in driver.usb_ids:
         lines += [

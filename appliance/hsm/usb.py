@@ -7,8 +7,10 @@ than the rest of the start. Nothing is detached from the device and nobody who h
 
 import errno
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from appliance.errors import (
@@ -24,6 +26,8 @@ from appliance.hsm.holder import held_by
 from appliance.hsm.model import Attachment
 
 CONTROL_TIMEOUT = 2.0  # seconds; USB 2.0, 9.2.6.4 allows a standard request with data 500 ms to its first answer
+
+GLANCE = 0.1  # seconds between two looks at the bus for a device that is to come back
 
 GET_DESCRIPTOR = 0x06  # USB 2.0, table 9-4
 STRING = 0x03  # USB 2.0, table 9-5
@@ -97,6 +101,47 @@ class UsbBus:
         with _our_errors():
             found = usb.core.find(find_all=True, backend=self._chosen_backend(), custom_match=wanted)
             return frozenset((device.bus, device.address) for device in found)
+
+    def returned(self, attachment: Attachment, leave: float, back: float) -> Attachment:
+        """Where the device of this attachment is when it has restarted, by its id and its iSerial; waits for it.
+
+        One that is still where it was after `leave` seconds has not restarted. What is returned serves for opening it:
+        udev's view of it is the old one. Raises `DeviceGone` when it is not there after `back` seconds, `DeviceError`
+        when more than one device could be it, or when it cannot be told.
+        """
+        began = time.monotonic()
+        while True:
+            found, trouble = self._alike(attachment)
+            passed = time.monotonic() - began
+            match found:
+                case [one] if one != attachment or passed >= leave:
+                    return one
+                case [_, _, *_]:
+                    raise DeviceError("more than one device has its serial number: which of them it is is not certain")
+            if passed >= back:
+                raise trouble or DeviceGone("it did not come back after its restart: unplug it and plug it in again")
+            time.sleep(GLANCE)
+
+    def _alike(self, attachment: Attachment) -> tuple[list[Attachment], DeviceError | None]:
+        """Every device on the bus with the id and the iSerial of this one, and what made one of them unreadable."""
+        found: list[Attachment] = []
+        trouble = None
+        for bus, address in self.addresses([(attachment.vendor_id, attachment.product_id)]):
+            candidate = replace(attachment, bus=bus, address=address)
+            try:
+                device = self._find(candidate)
+                try:
+                    with _our_errors():
+                        _recheck(device, candidate)
+                finally:
+                    _dispose(device)
+            except DeviceGone:  # meanwhile, or it is another
+                continue
+            except DeviceError as problem:  # as before udev has given us the permission
+                trouble = problem
+                continue
+            found += [candidate]
+        return found, trouble
 
     def _find(self, attachment: Attachment) -> Any:
         import usb.core

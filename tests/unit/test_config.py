@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import config
-from appliance.config import Config, HsmSettings, LibrarySettings, LineSettings, LogSettings, NetworkSettings, load
+from appliance.config import (
+    Config,
+    HsmSettings,
+    LibrarySettings,
+    LineSettings,
+    LogSettings,
+    NetworkSettings,
+    YubiHsmSettings,
+    load,
+)
 from appliance.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +57,9 @@ probe_timeout = 5
 library = "/opt/luna/libCryptoki2_64.so"
 usb_ids = ["1A2b:0001", "1a2b:0002"]
 
+[hsm.yubihsm]
+authentication_key = 7
+
 [[hsm.pkcs11]]
 library = "/opt/a.so"
 usb_ids = ["1a2b:0003"]
@@ -79,7 +91,7 @@ def test_the_defaults_are_as_documented() -> None:
         banner="Network HSM appliance console 0.1.0",
         line=LineSettings("/dev/ttyS0", 115200, "xonxoff", "ignore", 120.0, 600.0),
         network=NetworkSettings(True, Path("/run/appliance/lunash.sock"), "lunash", 1800.0, {}),
-        hsm=HsmSettings((), 120.0, 30.0, LibrarySettings(None, ()), ()),
+        hsm=HsmSettings((), 120.0, 30.0, LibrarySettings(None, ()), YubiHsmSettings(1), ()),
         log=LogSettings("info"),
     )
 
@@ -99,6 +111,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             300.0,
             5.0,
             LibrarySettings(Path("/opt/luna/libCryptoki2_64.so"), ((0x1A2B, 1), (0x1A2B, 2))),
+            YubiHsmSettings(7),
             (LibrarySettings(Path("/opt/a.so"), ((0x1A2B, 3),)), LibrarySettings(Path("/opt/b.so"), ((0x1A2B, 4),))),
         ),
         log=LogSettings("debug"),
@@ -119,7 +132,7 @@ def test_the_example_states_the_defaults(tmp_path: Path) -> None:
 
     assert load(written(tmp_path, example)) == Config()
     assert load(written(tmp_path, uncommented)) == Config()
-    assert keys == 3 + 6 + 5 + 4 + 2 + 1
+    assert keys == 3 + 6 + 5 + 4 + 2 + 1 + 1
 
 
 @pytest.mark.parametrize(
@@ -218,6 +231,8 @@ def test_the_host_name_is_the_machines(
             "hsm.luna.usb_ids",
             "a USB id is listed twice",
         ),
+        ("[hsm.yubihsm]\nauthentication_key = 0", "hsm.yubihsm.authentication_key", "must be from 1 to 65535"),
+        ("[hsm.yubihsm]\nauthentication_key = true", "hsm.yubihsm.authentication_key", "must be from 1 to 65535"),
         ('[log]\nlevel = "trace"', "log.level", "must be one of debug, info, warning, error"),
     ],
 )

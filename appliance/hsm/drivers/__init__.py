@@ -53,7 +53,8 @@ class Driver(ABC):
 
     family: ClassVar[str]  # the word for configuration, audit and udev, e.g. "openpgp"
     title: ClassVar[str]  # for people, e.g. "OpenPGP card"
-    usb_ids: tuple[UsbId, ...]
+    restarts: ClassVar[bool] = False  # whether a reset makes the device leave the bus and come back
+    usb_ids: tuple[UsbId, ...] = ()  # of a class: those that need no configuration
 
     def __init__(self, bus: UsbBus) -> None:
         self.bus = bus
@@ -81,18 +82,31 @@ class Driver(ABC):
     def open(self, attachment: Attachment) -> AbstractContextManager[Connection]:
         """Open exactly this attachment, exclusively. Raises `DeviceGone`, `DeviceBusy` or another `DeviceError`."""
 
+    def reopen(self, attachment: Attachment) -> AbstractContextManager[Connection]:
+        """Open the device of this attachment again after a reset, wherever it is now.
 
-FAMILIES = {
-    "openpgp": "OpenPgpDriver",
-    "smartcard-hsm": "SmartcardHsmDriver",
-    "luna": "LunaDriver",
-    "pkcs11": "Pkcs11Driver",
-}  # family -> class; the module has the family's name
+        Where a reset makes it restart, that is at another address, and this waits for it. Raises as `open` does, also
+        when it is not certain which device it is.
+        """
+        return self.open(attachment)
+
+
+# Each in a module of its own, in the order in which they are asked.
+FAMILIES = (
+    ("openpgp", "OpenPgpDriver"),
+    ("smartcard_hsm", "SmartcardHsmDriver"),
+    ("yubihsm2", "YubiHsmDriver"),
+    ("luna", "LunaDriver"),
+    ("pkcs11", "Pkcs11Driver"),
+)
+
+
+def kinds() -> tuple[type[Driver], ...]:
+    """Every family, whether this machine is set up for it or not."""
+    return tuple(getattr(import_module(f"{__name__}.{module}"), name) for module, name in FAMILIES)
 
 
 def families(bus: UsbBus, settings: HsmSettings = UNCONFIGURED) -> tuple[Driver, ...]:
     """One driver of each family that this machine is set up for, in the order in which they are asked."""
-    modules = {family: import_module(f"{__name__}.{family.replace('-', '_')}") for family in FAMILIES}
-    kinds = [getattr(modules[family], name) for family, name in FAMILIES.items()]
-    drivers = [kind.configured(bus, settings) for kind in kinds]
+    drivers = [kind.configured(bus, settings) for kind in kinds()]
     return tuple(driver for driver in drivers if driver is not None)
