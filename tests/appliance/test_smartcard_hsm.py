@@ -12,7 +12,7 @@ from tests.support.vendor import SUCCESS
 
 SERIAL = SMARTCARD_HSM.serial
 RESET = f"token backup factoryReset -serial {SERIAL} -force"
-SO_PIN, WRONG_SO_PIN = SMARTCARD_HSM.so_pin, SMARTCARD_HSM.wrong_so_pin
+SO_PIN, WRONG_SO_PIN = SMARTCARD_HSM.credential, SMARTCARD_HSM.wrong_credential
 
 
 def of_opensc(root: Ssh, command: str) -> str:
@@ -25,12 +25,12 @@ def keys(root: Ssh) -> int:
     return of_opensc(root, "pkcs15-tool --list-keys").count("Private EC Key")
 
 
-def reset(appliance: Appliance, so_pin: str, tries: int) -> str:
+def reset(appliance: Appliance, credential: str, tries: int) -> str:
     """Order the reset and type the SO PIN; what is shown."""
     person = appliance.log_in()
     person.type(f"{RESET}\r")
     shown = person.read_until(rf"SO PIN of this token \({tries} tries left\):\n> $")
-    person.type(f"{so_pin}\r")
+    person.type(f"{credential}\r")
     return shown + person.read_until(PROMPT)
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person at the serial port resets a token of each family, and no SO PIN is left anywhere."""
+"""A person at the serial port resets a token of each family, and no PIN or password is left anywhere."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.support.demo_process import DemoProcess
-from tests.support.families import SMARTCARD_HSM, Kind, each_family, each_family_with_so_pin
+from tests.support.families import SMARTCARD_HSM, Kind, each_family, each_family_with_credential
 from tests.support.person import PROMPT, Person
 from tests.support.vendor import FAILURE, SUCCESS
 
@@ -17,13 +17,13 @@ def plug(demo: DemoProcess, kind: Kind, *faults: dict[str, object]) -> str:
     return f"token backup factoryReset -serial {kind.serial}"
 
 
-def asked(person: Person, command: str, so_pin: str) -> str:
-    """What is shown while a reset is confirmed and given its SO PIN, if the token wants one."""
+def asked(person: Person, kind: Kind, command: str, credential: str) -> str:
+    """What is shown while a reset is confirmed and given its PIN or password, if the token wants one."""
     person.type(f"{command}\rproceed\r")
     shown = ""
-    if so_pin:
-        shown = person.read_until(r"Please enter the SO PIN of this token \(\d+ tries left\):\n> $")
-        person.type(f"{so_pin}\r")
+    if credential:
+        shown = person.read_until(rf"Please enter {kind.asks}:\n> $")
+        person.type(f"{credential}\r")
     return shown + person.read_until(PROMPT)
 
 
@@ -41,42 +41,44 @@ def test_a_token_is_listed_reset_and_read_back(kind: Kind, demo: DemoProcess, pe
 
     listed = person.run("token backup list")
     before = person.run(f"token backup show -serial {kind.serial}")
-    done = asked(person, command, kind.so_pin)
+    done = asked(person, kind, command, kind.credential)
     after = person.run(f"token backup show -serial {kind.serial}")
 
     assert "State:                              initialized" in listed
     assert f"Serial #:                           {kind.serial}" in before
-    assert "PIN tries left:" in before
-    assert "Keys:                               none" not in before
+    name, empty = kind.tells
+    assert f"{name}:" in before
+    assert f"{name + ':':<36}{empty}" not in before
+    assert kind.tries is None or "PIN tries left:" in before
     assert "'token backup factoryReset' successful.\n" + SUCCESS in done
     assert "State:                              zeroized" in after
-    assert "Keys:                               none" in after
+    assert f"{name + ':':<36}{empty}" in after
     assert [record["outcome"] for record in demo.audit() if record["event"] == "reset-outcome"] == ["done"]
 
 
-@each_family_with_so_pin
-def test_a_wrong_so_pin_is_told_with_what_is_left(kind: Kind, demo: DemoProcess, person: Person) -> None:
-    """It costs one try, the next question says so, and neither PIN is shown or written anywhere."""
+@each_family_with_credential
+def test_a_wrong_credential_is_told_with_what_is_left(kind: Kind, demo: DemoProcess, person: Person) -> None:
+    """It costs one try, where they are counted, as the next question says; neither is shown or written anywhere."""
     command = plug(demo, kind)
 
-    refused = asked(person, command, kind.wrong_so_pin)
-    done = asked(person, command, kind.so_pin)
+    refused = asked(person, kind, command, kind.wrong_credential)
+    done = asked(person, kind, command, kind.credential)
 
-    assert "the SO PIN is wrong (status 6985); tries left: 14" in refused
+    assert kind.refuses in " ".join(refused.split())
     assert FAILURE in refused
-    assert "(14 tries left)" in done
+    assert kind.tries is None or f"({kind.tries - 1} tries left)" in done
     assert "successful." in done
     left = refused + done + traces(demo)
     assert "reset-outcome" in left
-    assert kind.wrong_so_pin not in left
-    assert kind.so_pin not in left
+    assert kind.wrong_credential not in left
+    assert kind.credential not in left
 
 
-@each_family_with_so_pin
+@pytest.mark.parametrize("kind", [SMARTCARD_HSM], ids=["smartcard-hsm"])
 @pytest.mark.parametrize("typed", ["1234", "35373632313838300", "353736323138383g"])
 def test_what_cannot_be_an_so_pin_costs_nothing(kind: Kind, demo: DemoProcess, person: Person, typed: str) -> None:
     """A slip of the finger does not reach the token."""
-    refused = asked(person, plug(demo, kind), typed)
+    refused = asked(person, kind, plug(demo, kind), typed)
 
     assert "The SO PIN has 16 hexadecimal digits. Nothing was reset." in refused
     assert "SO 15" in person.run(f"token backup show -serial {kind.serial}")

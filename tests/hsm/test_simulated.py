@@ -9,36 +9,33 @@ from appliance.errors import DeviceBusy, DeviceError, DeviceGone, SecretRefused
 from appliance.hsm.model import HsmState, Secret
 from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault, Misdeed, When
-from tests.support.families import Kind, each_family, each_family_with_so_pin
+from tests.support.families import AT_LEVELS, Kind, at_each_level
+
+each_with_credential = pytest.mark.parametrize(
+    ("kind", "level"),
+    [pytest.param(kind, level, id=f"{kind.driver.family}-{level}") for kind, level in AT_LEVELS if kind.credential],
+)
 
 SOON = 0.1  # seconds after which the tests take a silent device for hung
-
-
-@pytest.fixture(params=list(Level))
-def level(request: pytest.FixtureRequest) -> Level:
-    """What is exchanged with the reader: every test here holds at each level."""
-    chosen: Level = request.param
-    return chosen
 
 
 def commands_of_a_reset(kind: Kind, folder: Path) -> int:
     """How many commands a reset of a token in use sends to the card."""
     (folder / "measured").mkdir()
-    bus = kind.bus(folder / "measured")
+    bus = kind.bus(folder / "measured", 1)
     kind.reset(bus, bus.plug())
     return len(bus.commands)
 
 
-@each_family
+@at_each_level
 def test_a_token_with_keys_becomes_empty(kind: Kind, level: Level, tmp_path: Path) -> None:
     """Keys and their names are gone, also from the flash; the serial number stays."""
     bus = kind.bus(tmp_path, 3, level)
     attachment = bus.plug()
     before = kind.probe(bus, attachment)
 
-    with kind.open(bus, attachment) as connection:
-        connection.factory_reset(lambda _: None, kind.secret)
-        after = connection.probe()
+    kind.reset(bus, attachment)
+    after = kind.probe(bus, bus.here)
 
     assert (before.serial, before.state) == (kind.serial, HsmState.INITIALIZED)
     assert before.shortcomings
@@ -46,7 +43,7 @@ def test_a_token_with_keys_becomes_empty(kind: Kind, level: Level, tmp_path: Pat
     assert not bus.flash.keys
 
 
-@each_family
+@at_each_level
 def test_what_was_sealed_stays_sealed(kind: Kind, level: Level, tmp_path: Path) -> None:
     """The KEK is another one, and no ciphertext of an old key is in the file."""
     bus = kind.bus(tmp_path, 3, level)
@@ -58,7 +55,7 @@ def test_what_was_sealed_stays_sealed(kind: Kind, level: Level, tmp_path: Path) 
     assert [key.sealed.hex() in after for key in before.keys.values()] == [False] * 3
 
 
-@each_family
+@at_each_level
 def test_a_probe_changes_nothing(kind: Kind, level: Level, tmp_path: Path) -> None:
     """However often a token is asked: no try is spent."""
     bus = kind.bus(tmp_path, 1, level)
@@ -70,22 +67,22 @@ def test_a_probe_changes_nothing(kind: Kind, level: Level, tmp_path: Path) -> No
     assert bus.flash == before
 
 
-@each_family
+@at_each_level
 def test_a_token_in_factory_state_can_be_reset(kind: Kind, level: Level, tmp_path: Path) -> None:
     """Twice is as good as once."""
     bus = kind.bus(tmp_path, level=level)
     attachment = bus.plug()
     kind.reset(bus, attachment)
-    kind.reset(bus, attachment)
+    kind.reset(bus, bus.here)
 
-    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+    assert kind.probe(bus, bus.here).state is HsmState.ZEROIZED
 
 
-@each_family
+@at_each_level
 @pytest.mark.parametrize("when", list(When))
 @pytest.mark.parametrize(
     "fault",
-    [Fault(Misdeed.VANISH), Fault(Misdeed.STALL), Fault(Misdeed.SHORT, length=11), Fault(Misdeed.HANG)],
+    [Fault(Misdeed.VANISH), Fault(Misdeed.STALL), Fault(Misdeed.SHORT), Fault(Misdeed.HANG)],
     ids=lambda fault: fault.do,
 )
 def test_a_fault_at_any_step_is_survived(
@@ -97,22 +94,21 @@ def test_a_fault_at_any_step_is_survived(
     for step in range(1, steps + 1):
         folder = tmp_path / str(step)
         folder.mkdir()
-        bus = kind.bus(folder, level=level)
-        attachment = bus.plug(Fault(fault.do, at=step, when=when, length=fault.length))
+        bus = kind.bus(folder, 1, level)
+        attachment = bus.plug(Fault(fault.do, at=step, when=when, length=kind.shortest - 1))
 
         with monkeypatch.context() as patched:
-            patched.setattr(kind.module, "PROBE_TIMEOUT", SOON)
-            patched.setattr(kind.module, "RESET_TIMEOUT", SOON)
+            kind.impatient(patched, SOON)
             with pytest.raises(DeviceError) as caught:
                 kind.reset(bus, attachment)
             assert not isinstance(caught.value, SecretRefused)
 
         attachment = bus.plug()
         kind.reset(bus, attachment)
-        assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+        assert kind.probe(bus, bus.here).state is HsmState.ZEROIZED
 
 
-@each_family
+@at_each_level
 def test_a_slow_card_is_waited_for(kind: Kind, level: Level, tmp_path: Path) -> None:
     """Time extensions are no failure."""
     bus = kind.bus(tmp_path, level=level)
@@ -120,10 +116,10 @@ def test_a_slow_card_is_waited_for(kind: Kind, level: Level, tmp_path: Path) -> 
 
     kind.reset(bus, attachment)
 
-    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+    assert kind.probe(bus, bus.here).state is HsmState.ZEROIZED
 
 
-@each_family
+@at_each_level
 def test_a_busy_device_is_said_to_be(kind: Kind, level: Level, tmp_path: Path) -> None:
     """Somebody else holds the interface; nobody is thrown out."""
     bus = kind.bus(tmp_path, level=level)
@@ -132,7 +128,7 @@ def test_a_busy_device_is_said_to_be(kind: Kind, level: Level, tmp_path: Path) -
         kind.probe(bus, bus.plug(Fault(Misdeed.BUSY)))
 
 
-@each_family
+@at_each_level
 def test_one_device_has_one_user(kind: Kind, level: Level, tmp_path: Path) -> None:
     """While it is open, another opening is refused; afterwards it is free."""
     bus = kind.bus(tmp_path, level=level)
@@ -144,7 +140,7 @@ def test_one_device_has_one_user(kind: Kind, level: Level, tmp_path: Path) -> No
     assert kind.probe(bus, attachment).serial == kind.serial
 
 
-@each_family
+@at_each_level
 def test_a_device_plugged_in_again_is_another_attachment(kind: Kind, level: Level, tmp_path: Path) -> None:
     """The old one is gone for good."""
     bus = kind.bus(tmp_path, level=level)
@@ -155,30 +151,30 @@ def test_a_device_plugged_in_again_is_another_attachment(kind: Kind, level: Leve
         kind.probe(bus, old)
 
 
-@each_family
+@at_each_level
 def test_it_asks_for_what_a_reset_takes(kind: Kind, level: Level, tmp_path: Path) -> None:
-    """For nothing, or for the SO PIN, with the tries that it has left."""
+    """For nothing, or for its PIN or password, with the tries that it has left."""
     bus = kind.bus(tmp_path, 1, level)
     credential = kind.probe(bus, bus.plug()).credential
 
-    assert (credential is not None) == bool(kind.so_pin)
-    assert credential is None or credential.tries_left == 15
+    assert (credential is not None) == bool(kind.credential)
+    assert credential is None or credential.tries_left == kind.tries
 
 
-@each_family_with_so_pin
-def test_a_wrong_so_pin_costs_one_try(kind: Kind, level: Level, tmp_path: Path) -> None:
-    """Exactly one, and nothing else; the device says what is left, and the right one still resets it."""
+@each_with_credential
+def test_a_wrong_credential_costs_one_try(kind: Kind, level: Level, tmp_path: Path) -> None:
+    """Where they are counted, and nothing else; the device says what is left, and the right one still resets it."""
     bus = kind.bus(tmp_path, 2, level)
     attachment = bus.plug()
     before = bus.flash
     with kind.open(bus, attachment) as connection:
         with pytest.raises(SecretRefused) as caught:
-            connection.factory_reset(lambda _: None, Secret(kind.wrong_so_pin))
+            connection.factory_reset(lambda _: None, Secret(kind.wrong_credential))
         after = connection.probe().credential
 
     assert after is not None
-    assert after.tries_left == 14
+    assert after.tries_left == (kind.tries - 1 if kind.tries else None)
     assert bus.flash.keys == before.keys
-    assert kind.wrong_so_pin not in str(caught.value)
+    assert kind.wrong_credential not in str(caught.value)
     kind.reset(bus, attachment)
-    assert kind.probe(bus, attachment).state is HsmState.ZEROIZED
+    assert kind.probe(bus, bus.here).state is HsmState.ZEROIZED

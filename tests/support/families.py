@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device families that the suites run through the same cases: a new one is a line of `FAMILIES`."""
+"""The device families that the suites run through the same cases: a new one is a line of `FAMILIES`.
+
+That of the YubiHSM 2 is there where Yubico's package is.
+"""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from appliance.hsm.drivers import Connection, Driver, openpgp, smartcard_hsm
+from appliance.hsm.drivers import Connection, Driver, openpgp, smartcard_hsm, yubihsm2
 from appliance.hsm.model import Attachment, Probe, Secret
 from appliance.hsm.usb import UsbBus
 from appliance.simulator import families as simulated
-from appliance.simulator.descriptors import Level
+from appliance.simulator.descriptors import READERS, Level
+from appliance.simulator.yubihsm_flash import PASSWORD_IN_USE
 from tests.support.token_bus import TokenBus
 
 
@@ -20,14 +25,20 @@ from tests.support.token_bus import TokenBus
 class Kind:
     """One family: its driver, its simulator, and what a reset of it takes."""
 
-    module: ModuleType  # the driver's; its time limits are in PROBE_TIMEOUT and RESET_TIMEOUT
+    module: ModuleType  # the driver's; its time limits have names that end in _TIMEOUT
     driver: type[Driver]
     simulator: simulated.Family
     serial: str
     decisive: str  # the command with which a reset is complete
     commands: int  # as many at least, in a reset of a token in use
-    so_pin: str = ""  # "" where a reset takes none
-    wrong_so_pin: str = ""
+    credential: str = ""  # "" where a reset takes none
+    wrong_credential: str = ""
+    tries: int | None = None  # how many wrong ones it takes; None where that is not known
+    levels: tuple[Level, ...] = READERS  # what can be exchanged with such a device
+    shortest: int = 12  # bytes of which none of its answers consists
+    asks: str = ""  # for the credential, as a regular expression
+    refuses: str = ""  # the wrong one
+    tells: tuple[str, str] = ("Keys", "none")  # what it tells of itself when it is empty
 
     def bus(self, folder: Path, with_keys: int = 0, level: Level | None = None) -> TokenBus:
         """A token of the family, to be plugged in."""
@@ -43,14 +54,23 @@ class Kind:
             return connection.probe()
 
     def reset(self, bus: TokenBus, attachment: Attachment) -> None:
-        """What the driver does."""
+        """What the driver does; `bus.here` is where the token is afterwards."""
         with self.open(bus, attachment) as connection:
             connection.factory_reset(lambda _: None, self.secret)
+        if self.driver.restarts:
+            with self.driver(UsbBus(bus.backend)).reopen(attachment):
+                pass  # it has come back
 
     @property
     def secret(self) -> Secret | None:
         """What a reset is given."""
-        return Secret(self.so_pin) if self.so_pin else None
+        return Secret(self.credential) if self.credential else None
+
+    def impatient(self, patched: pytest.MonkeyPatch, seconds: float) -> None:
+        """Have the driver wait for so long at most."""
+        for name in vars(self.module):
+            if name.endswith("_TIMEOUT"):
+                patched.setattr(self.module, name, seconds)
 
 
 OPENPGP = Kind(openpgp, openpgp.OpenPgpDriver, simulated.OPENPGP, "667788", "ACTIVATE FILE", 11)
@@ -63,10 +83,33 @@ SMARTCARD_HSM = Kind(
     5,
     "3537363231383830",
     "0123456789ABCDEF",
+    tries=15,
+    asks=r"the SO PIN of this token \(\d+ tries left\)",
+    refuses="the SO PIN is wrong (status 6985); tries left: 14",
 )
-FAMILIES = {kind.driver.family: kind for kind in (OPENPGP, SMARTCARD_HSM)}
+YUBIHSM = Kind(
+    yubihsm2,
+    yubihsm2.YubiHsmDriver,
+    simulated.YUBIHSM,
+    "7550054",
+    "RESET DEVICE",
+    6,
+    PASSWORD_IN_USE,
+    "correct-horse-stable",
+    levels=(Level.VENDOR,),
+    shortest=3,
+    asks="the password of authentication key 1 of this token",
+    refuses="the password of authentication key 1 is wrong (AUTHENTICATION FAILED)",
+    tells=("Objects", "1"),
+)
+KINDS = (OPENPGP, SMARTCARD_HSM, *([YUBIHSM] if find_spec("yubihsm") else []))
+FAMILIES = {kind.driver.family: kind for kind in KINDS}
+AT_LEVELS = [(kind, level) for kind in KINDS for level in kind.levels]
 
 each_family = pytest.mark.parametrize("kind", FAMILIES.values(), ids=FAMILIES)
-each_family_with_so_pin = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, id=name) for name, kind in FAMILIES.items() if kind.so_pin]
+each_family_with_credential = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=name) for name, kind in FAMILIES.items() if kind.credential]
+)
+at_each_level = pytest.mark.parametrize(
+    ("kind", "level"), AT_LEVELS, ids=[f"{kind.driver.family}-{level}" for kind, level in AT_LEVELS]
 )

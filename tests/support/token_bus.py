@@ -31,11 +31,12 @@ class TokenBus:
         self.path = folder / "token"
         self.backend = SimulatedBackend(self._places)
         self.commands: list[bytes] = []
+        self.here = Attachment("", 0, 0, 0, 0, 0)  # where it is plugged in
         self._place: Place | None = None
         self._address = 1
         self._family = family
         new_token(self.path, serial, with_keys, family.name)
-        if level is not None:
+        if level not in (None, self.flash.level):
             self.path.write_bytes(dump(replace(self.flash, level=level)))
 
     @property
@@ -46,17 +47,9 @@ class TokenBus:
     def plug(self, *faults: Fault, usb_serial: str | None = None) -> Attachment:
         """Pull the token out and plug it in again, at another address; from now on it misbehaves like that."""
         self.unplug()
-        flash, looks = self.flash.with_faults(faults), self._family.looks
-        if usb_serial is None:
-            usb_serial = self._family.usb_serial(flash.serial)
+        flash = self.flash.with_faults(faults)
         self.path.write_bytes(dump(flash))
-        file = TokenFile(self.path)
-        remembered = load(file.read())
-        device = SimulatedDevice(file, self._family, remembered, usb_serial, lambda *_: None, self._observe)
-        self._address += 1
-        self._place = Place(device, 1, self._address)
-        ids = (looks.vendor_id, looks.product_id)
-        return Attachment("/devices/simulated/1", 1, self._address, self._address, *ids, usb_serial)
+        return self._appear(self._family.usb_serial(flash.serial) if usb_serial is None else usb_serial)
 
     def unplug(self) -> None:
         """Pull it out."""
@@ -67,6 +60,20 @@ class TokenBus:
     def count(self, instruction: int) -> int:
         """How many commands with that INS the card has had."""
         return sum(command[1] == instruction for command in self.commands)
+
+    def _appear(self, usb_serial: str) -> Attachment:
+        file, looks = TokenFile(self.path), self._family.looks
+        remembered = load(file.read())
+        device = SimulatedDevice(file, self._family, remembered, usb_serial, self._vanished, self._observe)
+        self._address += 1
+        self._place = Place(device, 1, self._address)
+        ids = (looks.vendor_id, looks.product_id)
+        self.here = Attachment("/devices/simulated/1", 1, self._address, self._address, *ids, usb_serial)
+        return self.here
+
+    def _vanished(self, device: SimulatedDevice, back: float | None) -> None:
+        if back is not None:  # it restarts, and is back at once
+            self._appear(device.usb_serial)
 
     def _places(self) -> Sequence[Place]:
         return [self._place] if self._place else []
