@@ -50,15 +50,18 @@ def test_descriptors_come_over_the_network(client: UsbIpBackend) -> None:
 
 @each_family
 def test_a_token_is_reset_over_the_network(kind: Kind, tmp_path: Path) -> None:
-    """Ids and iSerial are the family's; probe, reset and read-back go over one connection."""
+    """Ids and iSerial are the family's; probe and reset go over one connection, the read-back over another."""
     bus = kind.bus(tmp_path, with_keys=3)
     plugged = bus.plug()
     with UsbIpServer(bus.backend).running() as server:
         client = UsbIpBackend(*server.address)
         attachment = client.attach()
-        with kind.driver(UsbBus(client)).open(attachment) as connection:
+        driver = kind.driver(UsbBus(client))
+        with driver.open(attachment) as connection:
             before = connection.probe()
             connection.factory_reset(lambda _: None, kind.secret)
+        client.detach()
+        with driver.open(client.attach()) as connection:
             after = connection.probe()
         client.detach()
 
