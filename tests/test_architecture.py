@@ -38,7 +38,7 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.console": (*GROUND, "appliance.console", "appliance.accounts", *SESSION),
     "appliance.shell": (*GROUND, "appliance.shell", "appliance.accounts", "appliance.hsm"),
     "appliance.accounts": (*GROUND, "appliance.accounts"),
-    "appliance.ssh": (*LEAVES, "appliance.config", "appliance.ssh"),  # sets up users for sshd; only cli calls it
+    "appliance.ssh": (*LEAVES, "appliance.config", "appliance.programs", "appliance.ssh"),  # sets up users for sshd; only cli calls it
     "appliance.hsm": (*GROUND, "appliance.hsm"),
     "appliance.hsm.model": (),
     "appliance.hsm.holder": (*LEAVES, "appliance.hsm.model"),
@@ -58,6 +58,7 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
         "appliance.hsm.pkcs11",
         "appliance.hsm.drivers",
         "appliance.config",
+        "appliance.programs",
     ),
     "appliance.hsm.pkcs11": (*LEAVES, "appliance.hsm.model", "appliance.hsm.pkcs11"),
     "appliance.hsm.pkcs11.binding": (),  # the child process loads it, and nothing else that it need not
@@ -67,6 +68,7 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.config": LEAVES,
     "appliance.systemd": LEAVES,
     "appliance.files": ("appliance.errors",),
+    "appliance.programs": ("appliance.errors",),
     "appliance.log": ("appliance.errors", "appliance.journald"),
     "appliance.journald": (),
     "appliance.errors": (),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from appliance.ssh.programs import NotDone
+from appliance.programs import NotDone
 
 LARGEST_FILE: Final = 1 << 20  # bytes
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from appliance.ssh.programs import NotDone, ask, run
+from appliance.programs import NotDone, ask, run
 
 DROP_IN: Final = Path("/etc/ssh/sshd_config.d/appliance-console.conf")
 GROUP: Final = "lunash"  # whom the drop-in is for

@@ -18,9 +18,9 @@ from typing import Final
 from appliance.config import load
 from appliance.errors import StateError
 from appliance.files import write_atomically
+from appliance.programs import NotDone, run
 from appliance.ssh import keys, server
 from appliance.ssh.keys import PublicKey
-from appliance.ssh.programs import NotDone, run
 
 NAME: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # useradd(8), its recommendation
 HOMES: Final = Path("/home")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.programs import NotDone
 from appliance.ssh import keys
 from appliance.ssh.keys import parse, read
-from appliance.ssh.programs import NotDone
 
 
 def encoded(*fields: bytes) -> str:

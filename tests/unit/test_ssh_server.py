@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance import programs
 from appliance.console.relay import FORCED
-from appliance.ssh import programs, server
-from appliance.ssh.programs import NotDone
+from appliance.programs import NotDone
+from appliance.ssh import server
 from appliance.ssh.server import WANTED, barred, differences, parse
 
 DROP_IN = Path(__file__).resolve().parents[2] / "systemd/sshd_config.d" / server.DROP_IN.name

@@ -12,7 +12,7 @@ import pytest
 
 from appliance import cli
 from appliance.config import NAME
-from appliance.ssh.programs import NotDone
+from appliance.programs import NotDone
 from appliance.ssh.user import HOMES, account_of, check_name, strangeness
 
 CONFIG = Path("/etc/appliance/console.toml")
