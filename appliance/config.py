@@ -15,12 +15,15 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from appliance import __version__
+from appliance.config_values import decimal, serials, usb_ids
 from appliance.errors import ConfigError
 
 SPEEDS = (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600)
 FLOWS = ("none", "xonxoff", "rtscts")
 CARRIERS = ("auto", "ignore", "require")
 LEVELS = ("debug", "info", "warning", "error")
+BUILTIN_KINDS = ("none", "softhsm", "luna")
+SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 LONGEST_TIME = 86400.0  # seconds: a day is as good as for ever, and no clock arithmetic overflows
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")  # of a user, a group or an account
 LARGEST_FILE = 1 << 20  # bytes: more is not a configuration
@@ -77,6 +80,19 @@ class YubiHsmSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltinSettings:
+    """The HSM that is built in, and the PKCS#11 library that reaches it."""
+
+    kind: str = "none"
+    library: Path | None = None  # None: SoftHSM's usual one, or where the vendor's own configuration says
+    serial: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "luna") is not bool(self.serial):
+            raise ValueError('a serial number belongs to the kind "luna", and to no other')
+
+
+@dataclass(frozen=True, slots=True)
 class HsmSettings:
     """Which devices are PKI tokens, how long one may take, and what needs a library; times in seconds."""
 
@@ -86,6 +102,7 @@ class HsmSettings:
     luna: LibrarySettings = LibrarySettings()
     yubihsm: YubiHsmSettings = YubiHsmSettings()
     pkcs11: tuple[LibrarySettings, ...] = ()
+    builtin: BuiltinSettings = BuiltinSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,35 +262,13 @@ def _one_of(words: tuple[str, ...]) -> Callable[[Any], str]:
     return read
 
 
-def _serials(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError('must be an array of strings, such as ["667788"]')
-    for item in value:
-        if not re.fullmatch(r"[!-~]{1,64}", item):
-            raise ValueError("each must be a serial number of 1 to 64 printable ASCII characters without blanks")
-        if value.count(item) > 1:
-            raise ValueError(f"{item} is listed twice")
-    return tuple(value)
-
-
-def _usb_ids(value: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(value, list) or not all(
-        isinstance(item, str) and re.fullmatch("[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}", item) for item in value
-    ):
-        raise ValueError('must be an array of USB ids, such as ["1a2b:0001"]')
-    ids = [(int(item[:4], 16), int(item[5:], 16)) for item in value]
-    if len(set(ids)) < len(ids):
-        raise ValueError("a USB id is listed twice")
-    return tuple(ids)
-
-
 def _libraries(value: Any) -> tuple[LibrarySettings, ...]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise TypeError("must be an array of tables")
     for item in value:
         if item.keys() != LIBRARY.keys():
             raise ValueError(f"each must have the keys {' and '.join(LIBRARY)}, and no other")
-    built = tuple(LibrarySettings(_library(item["library"]), _usb_ids(item["usb_ids"])) for item in value)
+    built = tuple(LibrarySettings(_library(item["library"]), usb_ids(item["usb_ids"])) for item in value)
     ids = [usb_id for module in built for usb_id in module.usb_ids]
     if not all(module.library and module.usb_ids for module in built):
         raise ValueError("each must have a library and a USB id")
@@ -301,7 +296,7 @@ def _built(value: Any) -> Any:
     return value
 
 
-LIBRARY: Mapping[str, Reader] = {"library": _library, "usb_ids": _usb_ids}
+LIBRARY: Mapping[str, Reader] = {"library": _library, "usb_ids": usb_ids}
 
 # An inner section stands before the one that it is in.
 SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
@@ -328,15 +323,20 @@ SECTIONS: Mapping[str, tuple[type, Mapping[str, Reader]]] = {
     ),
     "hsm.luna": (LibrarySettings, LIBRARY),
     "hsm.yubihsm": (YubiHsmSettings, {"authentication_key": _number_of(range(1, 65536), "from 1 to 65535")}),
+    "hsm.builtin": (
+        BuiltinSettings,
+        {"kind": _one_of(BUILTIN_KINDS), "library": _library, "serial": decimal},
+    ),
     "hsm": (
         HsmSettings,
         {
-            "pki_serials": _serials,
+            "pki_serials": serials,
             "operation_timeout": _seconds,
             "probe_timeout": _seconds,
             "luna": _built,
             "yubihsm": _built,
             "pkcs11": _libraries,
+            "builtin": _built,
         },
     ),
     "log": (LogSettings, {"level": _one_of(LEVELS)}),

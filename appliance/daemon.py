@@ -23,7 +23,10 @@ from appliance.console.line import SerialLine
 from appliance.console.terminal import Terminal
 from appliance.errors import ApplianceError, StateError
 from appliance.files import lock_folder
-from appliance.hsm.drivers import families
+from appliance.hsm.attempts import Attempts
+from appliance.hsm.builtin import BuiltinHsm
+from appliance.hsm.drivers import Driver, families
+from appliance.hsm.drivers.builtin import builtin
 from appliance.hsm.hotplug import HotplugSource, UdevSource
 from appliance.hsm.journal import Journal, NoJournal
 from appliance.hsm.manager import Manager
@@ -66,7 +69,7 @@ class Daemon:
         self._audit = self._open_audit(state / LOG_NAME)
         self._manager = Manager(
             source,
-            families(bus, config.hsm),
+            self._drivers(bus),
             self._open_journal(state / "pending.json"),
             self._audit,
             pki_serials=config.hsm.pki_serials,
@@ -74,7 +77,15 @@ class Daemon:
             probe_timeout=config.hsm.probe_timeout,
         )
         authenticator = Authenticator(store, state / "lockout.json")
-        self._services = Services(self._manager, store, authenticator, self._audit, config.banner, config.hostname)
+        self._services = Services(
+            self._manager,
+            BuiltinHsm(self._manager, Attempts(state / "builtin-attempts.json"), self._audit),
+            store,
+            authenticator,
+            self._audit,
+            config.banner,
+            config.hostname,
+        )
         self._getty = Getty(
             SerialLine(config.line),
             authenticator,
@@ -191,6 +202,16 @@ class Daemon:
                 )
         except OSError as error:
             self._complain("state folder", f"The state folder {folder} cannot be made or locked: {error.strerror}.")
+
+    def _drivers(self, bus: UsbBus) -> tuple[Driver, ...]:
+        """One driver of each family, and that of the built-in HSM."""
+        drivers = families(bus, self._config.hsm)
+        try:
+            inside = builtin(bus, self._config.hsm.builtin, self._config.state / "builtin")
+        except ApplianceError as error:
+            self._complain("built-in HSM", f"The built-in HSM is not available: {error}.")
+            return drivers
+        return (*drivers, inside) if inside else drivers
 
     def _open_store(self, path: Path) -> AccountStore:
         try:

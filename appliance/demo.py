@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from appliance.config import Config, LineSettings, NetworkSettings
+from appliance.config import SOFTHSM, BuiltinSettings, Config, HsmSettings, LineSettings, NetworkSettings
 from appliance.daemon import Daemon
 from appliance.errors import ApplianceError, StateError
 from appliance.hsm.usb import UsbBus
@@ -58,6 +58,7 @@ async def _serve(bus: Path, state: Path, port_only: bool, usbip: tuple[str, int]
         state=state,
         line=LineSettings(port=str(state / "ttyS0")),
         network=NetworkSettings(socket=state / "lunash.sock", users=_our_user()),
+        hsm=HsmSettings(builtin=BuiltinSettings("softhsm" if SOFTHSM.exists() else "none")),
     )
     source = FolderBus(bus)
     daemon = Daemon(config, source, UsbBus(source.backend))
@@ -100,6 +101,8 @@ def _explain(bus: Path, state: Path, exported: str) -> None:
         f"  network  {lunash} --socket {state / 'lunash.sock'}",
         flush=True,
     )
+    if not SOFTHSM.exists():
+        print(f"  no built-in HSM: {SOFTHSM} is not installed (Debian package softhsm2)", flush=True)
     if exported:
         host, _, port = exported.rpartition(":")
         print(f"  USB/IP   usbip --tcp-port {port} list -r {host.strip('[]')}", flush=True)

@@ -24,6 +24,7 @@
     │   │   └── SecretRefused   the PIN or password is wrong or locked; that cost one try at most, and nothing else
     │   ├── NotThisFamily       it is not what its USB id suggested
     │   ├── ResetUnsupported    it has no factory reset, or one that would break it
+    │   ├── NotLoggedIn         its security officer is not logged in
     │   └── SerialMismatch      it is not the device it was taken for: expected, found
     └── InventoryError          a serial number does not lead to one device: serial
         ├── UnknownSerial       no attached device has it
@@ -146,6 +147,10 @@ class NotThisFamily(DeviceError):
 
 class ResetUnsupported(DeviceError):
     """The device has no factory reset, or one that would leave it unusable."""
+
+
+class NotLoggedIn(DeviceError):
+    """Only the security officer of the device may have that done, and nobody has logged in as it."""
 
 
 class SerialMismatch(DeviceError):

@@ -38,7 +38,12 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.console": (*GROUND, "appliance.console", "appliance.accounts", *SESSION),
     "appliance.shell": (*GROUND, "appliance.shell", "appliance.accounts", "appliance.hsm"),
     "appliance.accounts": (*GROUND, "appliance.accounts"),
-    "appliance.ssh": (*LEAVES, "appliance.config", "appliance.programs", "appliance.ssh"),  # sets up users for sshd; only cli calls it
+    "appliance.ssh": (
+        *LEAVES,
+        "appliance.config",
+        "appliance.programs",
+        "appliance.ssh",
+    ),  # sets up users for sshd; only cli calls it
     "appliance.hsm": (*GROUND, "appliance.hsm"),
     "appliance.hsm.model": (),
     "appliance.hsm.holder": (*LEAVES, "appliance.hsm.model"),

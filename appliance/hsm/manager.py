@@ -24,10 +24,10 @@ from appliance.errors import (
     NotThisFamily,
     StateError,
 )
-from appliance.hsm.drivers import Driver, Progress
-from appliance.hsm.hotplug import Event, HotplugSource, Rescan
+from appliance.hsm.drivers import Connection, Driver, Progress
+from appliance.hsm.hotplug import Event, HotplugSource, Plugged, Rescan
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
+from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, suggested_serial
 from appliance.hsm.worker import in_thread
@@ -81,6 +81,7 @@ class Manager:
 
     async def start(self) -> None:
         """Begin to listen; returns when the first scan is applied, while the devices are still being asked."""
+        self._hear(Plugged(BUILTIN))  # nothing, where no driver takes it
         await self._source.start(self._hear)
         await self._scanned.wait()
 
@@ -148,13 +149,7 @@ class Manager:
         afterwards there is always a report.
         """
         attachment = device.attachment
-        await self._until_idle(attachment)
-        if self._stopping:
-            raise DeviceError("the console is being stopped")
-        current = self._registry.at(attachment)
-        if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
-            raise AttachmentChanged(device.serial)
-        self._registry.find(device.serial, device.hsm_class)  # still the only one
+        current = await self._ready(device)
         driver = self._registry.driver(current.family)
         reset = Reset(
             current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now, secret=secret
@@ -165,6 +160,34 @@ class Manager:
         self._resets[task] = current
         task.add_done_callback(self._reset_over)
         return await asyncio.shield(task)
+
+    async def operate(self, device: Device, call: Callable[[Connection], T]) -> T:
+        """Let `call`, in a thread, do something else with the device; `find` knows what it is afterwards.
+
+        Raises what `factory_reset` raises before anything was destroyed, what `call` raises, or `DeviceTimeout`: then
+        what it did is not known.
+        """
+        attachment = device.attachment
+        current = await self._ready(device)
+        work = self._begin(attachment, partial(_opened, self._registry.driver(current.family), attachment, call))
+        work.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
+        await asyncio.wait([work], timeout=self._operation_timeout)
+        try:
+            return _result(work)
+        finally:
+            if attachment in self._asking:
+                await asyncio.wait([self._asking[attachment]])
+
+    async def _ready(self, device: Device) -> Device:
+        """The device, when it is idle, as it was shown, and still the only one."""
+        await self._until_idle(device.attachment)
+        if self._stopping:
+            raise DeviceError("the console is being stopped")
+        current = self._registry.at(device.attachment)
+        if current is None or (current.serial, current.hsm_class) != (device.serial, device.hsm_class):
+            raise AttachmentChanged(device.serial)
+        self._registry.find(device.serial, device.hsm_class)
+        return current
 
     async def _report(
         self, reset: Reset, call: asyncio.Future[Report], device: Device, actor: str, origin: str
@@ -254,7 +277,7 @@ class Manager:
 
     async def _probe(self, driver: Driver, attachment: Attachment) -> Probe:
         """What the device says of itself. Raises `DeviceError`, at the latest when the time is over."""
-        call = self._begin(attachment, partial(_open_and_probe, driver, attachment))
+        call = self._begin(attachment, partial(_opened, driver, attachment, lambda device: device.probe()))
         await asyncio.wait([call], timeout=self._probe_timeout)
         return _result(call)
 
@@ -313,9 +336,9 @@ class Manager:
             _log.error("audit record lost", audited=event, reason=str(problem))
 
 
-def _open_and_probe(driver: Driver, attachment: Attachment) -> Probe:
+def _opened(driver: Driver, attachment: Attachment, call: Callable[[Connection], T]) -> T:
     with driver.open(attachment) as connection:
-        return connection.probe()
+        return call(connection)
 
 
 def _result(call: asyncio.Future[T]) -> T:

@@ -52,8 +52,8 @@ class Attachment:
 
     @property
     def usb_id(self) -> str:
-        """The USB id as it is usually written, e.g. ``234b:0000``."""
-        return f"{self.vendor_id:04x}:{self.product_id:04x}"
+        """The USB id as it is usually written, e.g. ``234b:0000``; "" for what is not on USB."""
+        return "" if self == BUILTIN else f"{self.vendor_id:04x}:{self.product_id:04x}"
 
     @property
     def looks(self) -> tuple[str, str]:
@@ -64,6 +64,10 @@ class Attachment:
     def port(self) -> str:
         """The port path as the kernel writes it, e.g. ``1-1.4``: bus, port of the root hub, port of the next hub."""
         return self.sys_path.rpartition("/")[2]
+
+
+# The place of the HSM that is built into the appliance: it is on no bus, and neither comes nor goes.
+BUILTIN = Attachment(sys_path="builtin", bus=0, address=0, initialized=0, vendor_id=0, product_id=0)
 
 
 class Secret:
@@ -103,6 +107,7 @@ class Probe:
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
     credential: Credential | None = None  # None when a factory reset needs none
+    told: str = ""  # the serial number that the token tells, where that changes and `serial` is what it was set up as
 
 
 @dataclass(frozen=True, slots=True)

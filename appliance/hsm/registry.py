@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from appliance.errors import AmbiguousSerial, UnknownSerial, WrongClass
 from appliance.hsm.drivers import Driver
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
-from appliance.hsm.model import Attachment, Device, HsmClass, Probe
+from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Registry:
             case Unplugged(sys_path):
                 return self._unplug(sys_path)
             case Rescan(attachments):
-                present = {attachment.sys_path for attachment in attachments}
+                present = {BUILTIN.sys_path} | {attachment.sys_path for attachment in attachments}
                 gone = [path for path in (*self._devices, *self._strangers) if path not in present]
                 changes = [*map(self._unplug, gone), *map(self._plug, attachments)]
                 return Changes(
@@ -85,9 +85,12 @@ class Registry:
     def find(self, serial: str, hsm_class: HsmClass) -> Device:
         """The one device of the class with this serial number, compared as its own family compares.
 
-        Raises `UnknownSerial` (also for an empty one: it never means "any"), `WrongClass`, `AmbiguousSerial`.
+        What is built in is none of the devices that are plugged in, and those are not built in. Raises `UnknownSerial`
+        (also for an empty one: it never means "any"), `WrongClass`, `AmbiguousSerial`.
         """
-        matches = [device for device in self._devices.values() if self._has(device, serial)]
+        inside = hsm_class is HsmClass.BUILTIN
+        candidates = [device for device in self._devices.values() if (device.hsm_class is HsmClass.BUILTIN) is inside]
+        matches = [device for device in candidates if self._has(device, serial)]
         match [device for device in matches if device.hsm_class is hsm_class]:
             case [device]:
                 return device
@@ -121,7 +124,9 @@ class Registry:
         return wanted != "" and wanted == device.serial
 
     def _class_of(self, attachment: Attachment, family: str, serial: str) -> HsmClass:
-        """What a device is for, by its serial number in the configuration or by udev's mark; else a backup."""
+        """What a device is for: by its place, its serial number in the configuration or udev's mark; else a backup."""
+        if attachment == BUILTIN:
+            return HsmClass.BUILTIN
         normalise = self.driver(family).normalise
         configured = serial != "" and serial in {normalise(other) for other in self._pki_serials}
         return HsmClass.PKI if configured or attachment.class_mark == HsmClass.PKI else HsmClass.BACKUP

@@ -209,8 +209,8 @@ class Reset:
 
     def _append(self, event: str, probe: Probe | None, **fields: str) -> None:
         device = self._device
-        if probe and probe.serial not in (None, device.serial):
-            fields["told_serial"] = probe.serial
+        if probe and (told := probe.told or probe.serial or device.serial) != device.serial:
+            fields["told_serial"] = told
         self._audit.append(
             event,
             actor=self._actor,

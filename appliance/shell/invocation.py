@@ -9,6 +9,7 @@ from typing import Protocol
 from appliance.accounts.authenticator import Authenticator
 from appliance.accounts.store import Account, AccountStore
 from appliance.audit import AuditLog
+from appliance.hsm.builtin import BuiltinHsm
 from appliance.hsm.manager import Manager
 
 
@@ -43,6 +44,7 @@ class Services:
     """What commands may call on."""
 
     manager: Manager
+    builtin: BuiltinHsm
     store: AccountStore
     authenticator: Authenticator
     audit: AuditLog
@@ -68,7 +70,8 @@ class Invocation:
 class Reply:
     """How a command ended: the code of the result line, and whether what was asked has been done.
 
-    The two differ once: the vendor ends the refusal of a console command on the network with code 0.
+    The two differ twice: the vendor ends with code 0 the refusal of a console command on the network, and the login to
+    the built-in HSM that zeroizes it.
     """
 
     code: int

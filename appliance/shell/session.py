@@ -5,11 +5,14 @@ Whether a command may run at all, by role and by origin, is decided in `Session.
 before any of its arguments is looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from appliance.accounts.store import Account
 from appliance.errors import Break, EndOfFile, Interrupt, StateError, Timeout
+from appliance.hsm.builtin import Person
+from appliance.hsm.model import HsmClass, Intent
 from appliance.log import get_logger
 from appliance.shell import text
 from appliance.shell.commands import TREE
@@ -46,6 +49,10 @@ class Session:
 
     async def run(self) -> None:
         """Greet, then run what is typed until `exit` or Ctrl-D. Raises `Timeout` and `Hangup`."""
+        async with self._hsm_login():
+            await self._run()
+
+    async def _run(self) -> None:
         if self._origin is Origin.LOCAL_CONSOLE and self._account.must_change and not await self._first_password():
             return
         await self._greet()
@@ -63,7 +70,16 @@ class Session:
         """Run one command; whether it did what it was asked."""
         if not line.strip():
             return True
-        return (await self._execute(line)).done
+        async with self._hsm_login():
+            return (await self._execute(line)).done
+
+    @asynccontextmanager
+    async def _hsm_login(self) -> AsyncIterator[None]:
+        """A login to the built-in HSM ends with the session, however that ends."""
+        try:
+            yield
+        finally:
+            await self._services.builtin.log_out(Person(self._account.name, self._where))
 
     async def _first_password(self) -> bool:
         """Have the initial password changed; nothing else can be run before."""
@@ -81,11 +97,7 @@ class Session:
             await self._terminal.write(f"Last login: {self._account.last_login}\n\n")
         await self._terminal.write(f"{self._services.banner} Command Line Shell\n\n")
         for intent in self._services.manager.interrupted():
-            await self._terminal.write(
-                f"WARNING:  The factory reset of token {text.shown(intent.serial)} was interrupted.\n"
-                "          With the token attached, complete it by\n"
-                f"          token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}\n\n"
-            )
+            await self._terminal.write(_warning(intent))
         await self._terminal.write("Command Result: 0 (Success)\n")
 
     async def _execute(self, line: str) -> Reply:
@@ -153,6 +165,21 @@ class Session:
 
     def _complete(self, left: str) -> Sequence[str]:
         return complete(TREE, left, self._account.role)
+
+
+def _warning(intent: Intent) -> str:
+    """A reset was interrupted, and how it is completed."""
+    if intent.hsm_class is HsmClass.BUILTIN:
+        return (
+            "WARNING:  The factory reset of the built-in HSM was interrupted.\n"
+            "          Complete it by\n"
+            "          hsm factoryReset\n\n"
+        )
+    return (
+        f"WARNING:  The factory reset of token {text.shown(intent.serial)} was interrupted.\n"
+        "          With the token attached, complete it by\n"
+        f"          token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}\n\n"
+    )
 
 
 def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:

@@ -14,6 +14,8 @@ from appliance.accounts.store import Account, AccountStore
 from appliance.audit import AuditLog
 from appliance.console.door import Door, listen
 from appliance.console.terminal import Terminal
+from appliance.hsm.attempts import Attempts
+from appliance.hsm.builtin import BuiltinHsm
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Probe
 from appliance.shell.invocation import Origin, Services
@@ -64,6 +66,7 @@ class NetworkSide:
         self._audit = AuditLog.open(state / "audit.jsonl")
         self._services = Services(
             cast(Manager, self.manager),
+            BuiltinHsm(cast(Manager, self.manager), Attempts(state / "attempts.json"), self._audit),
             store,
             Authenticator(store, state / "lockout.json"),
             self._audit,

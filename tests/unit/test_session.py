@@ -32,11 +32,12 @@ from appliance.errors import (
     UnknownSerial,
     WrongClass,
 )
+from appliance.hsm.attempts import Attempts
+from appliance.hsm.builtin import BuiltinHsm
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Credential, HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
-from appliance.shell import progress
-from appliance.shell.commands import token as token_commands
+from appliance.shell import dialogue
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
 from tests.support.fake_manager import FakeManager, token
@@ -103,6 +104,9 @@ class Shell:
     def session(self, terminal: FakeTerminal) -> Session:
         services = Services(
             cast(Manager, self.manager),
+            BuiltinHsm(
+                cast(Manager, self.manager), Attempts(Path("/nonexistent/attempts")), cast(AuditLog, self.audit)
+            ),
             cast(AccountStore, self.store),
             cast(Authenticator, FakeAuthenticator(self.account)),
             cast(AuditLog, self.audit),
@@ -371,21 +375,19 @@ async def shown(terminal: FakeTerminal, text: str) -> None:
 
 async def test_a_token_that_is_long_asked_again_is_not_waited_for_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that does not answer can take half a minute, and the console says what it waits for."""
-    monkeypatch.setattr(progress, "AFTER", 0.0)
+    monkeypatch.setattr(dialogue, "_PROGRESS_AFTER", 0.0)
     shell = Shell(FakeManager([token(probe=None, problem="no answer")], refreshed=DeviceTimeout("no answer")))
     terminal = FakeTerminal()
-    shell.manager.asking = partial(shown, terminal, "opening the token ..")
+    shell.manager.asking = partial(shown, terminal, "opening it ..")
     await shell.session(terminal).run_command(RESET)
 
-    assert terminal.screen.startswith(
-        "\nThe token has not answered yet. It is being asked again.\n  opening the token .."
-    )
+    assert terminal.screen.startswith("\nThe token has not answered yet. It is being asked again.\n  opening it ..")
     assert "Error:  The token does not answer. Nothing was reset." in terminal.screen
 
 
 async def test_a_long_reset_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the console says that the reset is at work, and which step it is at."""
-    monkeypatch.setattr(progress, "AFTER", 0.0)
+    monkeypatch.setattr(dialogue, "_PROGRESS_AFTER", 0.0)
 
     shell = Shell(FakeManager([token()], steps=("block", "terminate")))
     terminal = FakeTerminal()
@@ -518,7 +520,7 @@ async def test_an_empty_list_says_so() -> None:
 
 async def test_a_token_that_hangs_keeps_no_command_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one token does not answer, the list is shown after a moment, with the others and with what it lacks."""
-    monkeypatch.setattr(token_commands, "_SETTLING", 0.0)
+    monkeypatch.setattr(dialogue, "_SETTLING", 0.0)
     shell = Shell(FakeManager([token(), token("1", probe=None)]))
     shell.manager.hanging.clear()
 

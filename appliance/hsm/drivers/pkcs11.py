@@ -27,6 +27,8 @@ from appliance.hsm.pkcs11.client import Library, Token
 from appliance.hsm.usb import UsbBus
 
 LONGEST_PIN = 255  # bytes
+# What the label becomes. OpenSC's module does not write an empty one, and fails when the token is empty already.
+LABEL = "blank"
 
 
 class Pkcs11Driver(SlotDriver):
@@ -103,7 +105,7 @@ class Pkcs11Connection(Connection):
             if secret is None:
                 raise DeviceError("it is reset with its SO PIN only")
             progress("resetting")
-            self._library.init_token(token.slot, secret)
+            self._library.init_token(token.slot, secret, LABEL)
 
     def _conflict(self, serial: str) -> str:
         """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""

@@ -14,15 +14,16 @@ from typing import Any
 ULONG = ctypes.c_ulong
 POINTER = ctypes.c_void_p
 
+RW_SESSION = 0x02  # CKF_RW_SESSION
 SERIAL_SESSION = 0x04  # CKF_SERIAL_SESSION
+SECURITY_OFFICER = 0  # CKU_SO
+LABEL_SIZE = 32  # bytes
 BATCH = 64  # object handles asked for at once
 MOST_SLOTS = 1024
 MOST_OBJECTS = 100_000  # beyond them nobody counts
 CLASS = 0x00  # CKA_CLASS
 # Objects that are the module's own and not the token's (PKCS#11 3.0, 4.3, 4.5 and 4.13).
 HARDWARE_FEATURE, MECHANISM, PROFILE = 0x05, 0x07, 0x09
-# What the label becomes. OpenSC's module does not write an empty one, and fails when the token is empty already.
-BLANK = b"blank".ljust(32)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 # CKR_SLOT_ID_INVALID, _DEVICE_ERROR, _DEVICE_REMOVED, _TOKEN_NOT_PRESENT, _TOKEN_NOT_RECOGNIZED: of one slot
@@ -88,6 +89,8 @@ STANDARD: Mapping[str, tuple[int, tuple[Any, ...]]] = {
     "C_InitToken": (9, (ULONG, ctypes.c_char_p, ULONG, ctypes.c_char_p)),
     "C_OpenSession": (12, (ULONG, ULONG, POINTER, POINTER, POINTER)),
     "C_CloseSession": (13, (ULONG,)),
+    "C_Login": (18, (ULONG, ULONG, ctypes.c_char_p, ULONG)),
+    "C_Logout": (19, (ULONG,)),
     "C_GetAttributeValue": (24, (ULONG, ULONG, POINTER, ULONG)),
     "C_FindObjectsInit": (26, (ULONG, POINTER, ULONG)),
     "C_FindObjects": (27, (ULONG, POINTER, ULONG, POINTER)),
@@ -175,10 +178,18 @@ class Library:
         """Back to factory settings, without a login."""
         self._call("CA_FactoryReset", slot, 0)
 
-    def init_token(self, slot: int, pin: str) -> None:
-        """Destroy every object and the user's PIN; the security officer's stays."""
+    def init_token(self, slot: int, pin: str, label: str) -> None:
+        """Destroy every object and the user's PIN; the security officer's stays, or is set where there was none."""
         text = pin.encode()
-        self._call("C_InitToken", slot, text, len(text), BLANK)
+        self._call("C_InitToken", slot, text, len(text), label.encode().ljust(LABEL_SIZE))
+
+    def log_in(self, slot: int, pin: str) -> None:
+        """Log the security officer in, and out again."""
+        session, text = ULONG(), pin.encode()
+        self._call("C_OpenSession", slot, SERIAL_SESSION | RW_SESSION, None, None, ctypes.byref(session))
+        self._call("C_Login", session, SECURITY_OFFICER, text, len(text))
+        self._call("C_Logout", session)
+        self._call("C_CloseSession", session)
 
     def objects(self, slot: int) -> int:
         """How many objects of the token a session without a login sees."""

@@ -12,10 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from appliance.errors import DeviceError, DeviceTimeout, ProtocolError, ResetUnsupported
@@ -91,9 +92,13 @@ class Library:
         """CA_FactoryReset with no flags; it needs no login."""
         self._call("factory_reset", slot, timeout=RESET_TIMEOUT)
 
-    def init_token(self, slot: int, pin: Secret) -> None:
-        """C_InitToken with the SO PIN. Raises `SecretRefused` too."""
-        self._call("init_token", slot, pin.text, timeout=RESET_TIMEOUT)
+    def init_token(self, slot: int, pin: Secret, label: str) -> None:
+        """C_InitToken with the SO PIN; the label has 32 bytes at most. Raises `SecretRefused` too."""
+        self._call("init_token", slot, pin.text, label, timeout=RESET_TIMEOUT)
+
+    def log_in(self, slot: int, pin: Secret) -> None:
+        """C_Login as the security officer, and out again: the PIN is right. Raises `SecretRefused` too."""
+        self._call("log_in", slot, pin.text, timeout=CALL_TIMEOUT)
 
     def load(self, path: Path) -> None:
         """Load and initialise it."""
@@ -162,10 +167,10 @@ class Library:
 
 
 @contextmanager
-def loaded(path: Path) -> Iterator[Library]:
+def loaded(path: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Library]:
     """The library at `path`, loaded and initialised in a process that ends with the block.
 
-    It ends with the calling thread too, so the block must not move to another. Raises `DeviceError`.
+    `variables` are for its environment. It ends with the calling thread too, so the block must not move to another. Raises `DeviceError`.
     """
     try:
         ours, theirs = socket.socketpair()
@@ -173,7 +178,7 @@ def loaded(path: Path) -> Iterator[Library]:
         raise DeviceError(f"the library's process cannot be started: {problem.strerror}") from problem
     with ours:
         with theirs:
-            library = Library(_start(theirs.fileno()), ours)
+            library = Library(_start(theirs.fileno(), variables), ours)
         try:
             library.load(path)
             yield library
@@ -181,7 +186,7 @@ def loaded(path: Path) -> Iterator[Library]:
             library.end()
 
 
-def _start(descriptor: int) -> subprocess.Popen[bytes]:
+def _start(descriptor: int, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I", "-m", "appliance.hsm.pkcs11.child", str(os.getpid()), str(descriptor)]
     try:
         return subprocess.Popen(  # noqa: S603  # our own module; nothing of it comes from outside
@@ -190,6 +195,7 @@ def _start(descriptor: int) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # whatever a library prints, a PIN perhaps
             pass_fds=[descriptor],
+            env={**os.environ, **variables},
             start_new_session=True,
         )
     except OSError as problem:

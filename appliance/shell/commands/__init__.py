@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command tree: one module per top-level word."""
 
-from appliance.shell.commands import general, my, token
+from appliance.shell.commands import general, hsm, my, token
 from appliance.shell.grammar import Group
 
 TREE: Group = Group(
@@ -12,6 +12,7 @@ TREE: Group = Group(
         general.EXIT,
         general.help_command(lambda: TREE),
         Group("my", "m", "Commands for the user who is logged in", (my.PASSWORD,)),
+        hsm.GROUP,
         token.GROUP,
     ),
 )

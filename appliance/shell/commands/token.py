@@ -4,9 +4,7 @@
 The two see and manage each their own class of devices and never the other's (Luna SA 5.3, 6.0, managing PKI).
 """
 
-import asyncio
 import re
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,14 +13,11 @@ from appliance.errors import (
     AmbiguousSerial,
     ApplianceError,
     AttachmentChanged,
-    Break,
     DeviceBusy,
     DeviceError,
     DeviceGone,
     DeviceTimeout,
-    EndOfFile,
     Hangup,
-    Interrupt,
     ResetUnsupported,
     SerialMismatch,
     StateError,
@@ -33,11 +28,10 @@ from appliance.errors import (
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
+from appliance.shell.dialogue import ask, confirm, progress, settled
 from appliance.shell.grammar import Command, Group, Option
 from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
-from appliance.shell.progress import progress
 
-_SETTLING = 0.8  # seconds
 
 _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
@@ -70,7 +64,7 @@ _PKI = _Kind(HsmClass.PKI, "PKI", "token pki factoryReset")
 
 async def _list(kind: _Kind, call: Invocation) -> Reply:
     manager = call.services.manager
-    await _settled(manager)
+    await settled(manager)
     devices = manager.devices(kind.hsm_class)
     attached = {device.serial for device in devices}
     attached |= {device.interrupted.serial for device in devices if device.interrupted}
@@ -82,7 +76,7 @@ async def _list(kind: _Kind, call: Invocation) -> Reply:
 
 
 async def _show(kind: _Kind, call: Invocation) -> Reply:
-    await _settled(call.services.manager)
+    await settled(call.services.manager)
     try:
         device = call.services.manager.find(call.options["serial"], kind.hsm_class)
     except ApplianceError as problem:
@@ -104,7 +98,7 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
 async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     manager, serial = call.services.manager, call.options["serial"]
     device: Device | None = None
-    await _settled(manager)
+    await settled(manager)
     try:
         device = manager.find(serial, kind.hsm_class)
         if device.probe is None:  # it may have been freed, or have come to itself, since it was asked
@@ -116,7 +110,7 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
         if device.probe and device.probe.conflict:
             await call.terminal.write(text.note(f"{_CONFLICT} {device.probe.conflict}.") + "\n")
         if "force" not in call.options:
-            stopped = await _confirm(kind, call)
+            stopped = await confirm(call, _CAUTION.format(kind=kind.title), "          > ")
             if stopped is not None:
                 return stopped
         secret = await _secret(call, device)
@@ -144,25 +138,6 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     return replace(FAILURE, note=f"{report.outcome}: {report.reason}")
 
 
-async def _settled(manager: Manager) -> None:
-    """Give tokens that were just plugged in a moment to say what they are; one that hangs keeps nobody waiting."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_SETTLING):
-            await manager.settled()
-
-
-async def _confirm(kind: _Kind, call: Invocation) -> Reply | None:
-    """Ask for `proceed`; None when it was typed, else the reply that ends the command."""
-    await call.terminal.write(_CAUTION.format(kind=kind.title))
-    answer = await _ask(call, "          > ")
-    if isinstance(answer, Reply):
-        return answer
-    if answer.strip() == "proceed":
-        await call.terminal.write("\n")
-        return None
-    return await _aborted(call, "not confirmed")
-
-
 async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
     """Ask for what the device wants to be given; None when it wants nothing, else the reply that ends the command."""
     credential = device.probe.credential if device.probe else None
@@ -170,7 +145,7 @@ async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
         return None
     left = "" if credential.tries_left is None else f" ({credential.tries_left} tries left)"
     await call.terminal.write(f"Please enter the {credential.name} of this token{left}:\n")
-    answer = await _ask(call, "> ", secret=True)
+    answer = await ask(call, "> ", secret=True)
     if isinstance(answer, Reply):
         return answer
     if re.fullmatch(credential.pattern, answer):
@@ -179,22 +154,6 @@ async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
     sentence = f"{credential.form} Nothing was reset."
     await call.terminal.write(text.failed(call.command, text.ARGUMENTS_BAD, sentence))
     return replace(FAILURE, note=f"malformed {credential.name}")
-
-
-async def _ask(call: Invocation, prompt: str, *, secret: bool = False) -> str | Reply:
-    """What was typed, else the reply that ends the command. Raises `Timeout`."""
-    try:
-        return await call.terminal.readline(prompt, secret=secret)
-    except (Interrupt, EndOfFile, Break) as event:
-        return await _aborted(call, type(event).__name__.lower())
-    except Timeout:
-        await _aborted(call, "timeout")
-        raise
-
-
-async def _aborted(call: Invocation, why: str) -> Reply:
-    await call.terminal.write(f"\n'{call.command}' aborted.\n")
-    return replace(FAILURE, note=f"aborted: {why}")
 
 
 def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
