@@ -107,10 +107,15 @@ class BuiltinHsm:
             raise Zeroized(await self.factory_reset(person, lambda _: None))
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:
-        """Reset it like any HSM. Raises what `Manager.factory_reset` raises."""
+        """Reset it like any HSM; what is known of it afterwards is what it says then.
+
+        Raises what `Manager.factory_reset` raises.
+        """
         self._logged_in.clear()
         device = self._existing()
-        return await self._manager.factory_reset(device, actor=person.actor, origin=person.origin, progress=progress)
+        report = await self._manager.factory_reset(device, actor=person.actor, origin=person.origin, progress=progress)
+        await self._manager.answered(device)
+        return report
 
     def _existing(self) -> Device:
         device = self.device()

@@ -175,8 +175,12 @@ class Manager:
         try:
             return _result(work)
         finally:
-            if attachment in self._asking:
-                await asyncio.wait([self._asking[attachment]])
+            await self.answered(device)
+
+    async def answered(self, device: Device) -> None:
+        """Wait until the device, where it is being asked what it is, has answered or has run out of time."""
+        if device.attachment in self._asking:
+            await asyncio.wait([self._asking[device.attachment]])
 
     async def _ready(self, device: Device) -> Device:
         """The device, when it is idle, as it was shown, and still the only one."""

@@ -35,7 +35,7 @@ struct token_info {
 };
 struct functions { struct version version; void *entry[68]; };
 
-enum { INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, INIT_TOKEN = 9 };
+enum { INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, INIT_TOKEN = 9, LOGIN = 18 };
 enum { OK = 0, TOKEN_NOT_PRESENT = 0xE0 };
 enum { REMOVABLE_DEVICE = 0x2, USER_PIN_INITIALIZED = 0x8, TOKEN_INITIALIZED = 0x400 };
 
@@ -181,10 +181,19 @@ static ulong_t under_init_token(ulong_t slot, const char *pin, ulong_t size)
 static ulong_t init_token(ulong_t slot, const char *pin, ulong_t size, byte_t *label)
 {
     ulong_t code = begin("C_InitToken");
-    (void)label;
     if (!code)
-        code = under_init_token(slot, pin, size);
+        code = ((ulong_t(*)(ulong_t, const char *, ulong_t, byte_t *))under->entry[INIT_TOKEN])(slot, pin, size, label);
+    if (!code)
+        unlink(place("", "zeroized"));
     return code ? code : obey("after-", "C_InitToken");
+}
+
+static ulong_t login(ulong_t session, ulong_t user, const char *pin, ulong_t size)
+{
+    ulong_t code = begin("C_Login");
+    if (!code)
+        code = ((ulong_t(*)(ulong_t, ulong_t, const char *, ulong_t))under->entry[LOGIN])(session, user, pin, size);
+    return code ? code : obey("after-", "C_Login");
 }
 
 ulong_t CA_FactoryReset(ulong_t slot, ulong_t flags)
@@ -233,6 +242,7 @@ ulong_t C_GetFunctionList(struct functions **list)
     ours.entry[GET_SLOT_INFO] = get_slot_info;
     ours.entry[GET_TOKEN_INFO] = get_token_info;
     ours.entry[INIT_TOKEN] = init_token;
+    ours.entry[LOGIN] = login;
     *list = &ours;
     return OK;
 }

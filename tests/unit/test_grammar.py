@@ -30,7 +30,7 @@ RESET = "token backup factoryReset"
         ("token", "token", ""),
         ("", "", ""),
         ("?", "help", ""),
-        ("h token", "help", "token"),
+        ("he token", "help", "token"),
         ("e", "exit", ""),
     ],
 )
@@ -123,7 +123,7 @@ def test_an_ambiguous_word_names_its_candidates() -> None:
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
-        ("", ["exit", "help", "my", "token"]),
+        ("", ["exit", "help", "hsm", "my", "token"]),
         ("to", ["token"]),
         ("TO", ["token"]),
         ("token ", ["backup", "pki"]),

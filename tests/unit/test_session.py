@@ -669,7 +669,8 @@ async def test_show_tells_everything_of_one_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [("", ["exit", "help", "my", "token"]), ("token backup", ["factoryReset", "list", "show"])]
+    ("words", "expected"),
+    [("", ["exit", "help", "hsm", "my", "token"]), ("token backup", ["factoryReset", "list", "show"])],
 )
 async def test_help_lists_what_can_be_typed(words: str, expected: list[str]) -> None:
     """Each entry with its short name, groups marked."""

@@ -170,7 +170,8 @@ class Library:
 def loaded(path: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Library]:
     """The library at `path`, loaded and initialised in a process that ends with the block.
 
-    `variables` are for its environment. It ends with the calling thread too, so the block must not move to another. Raises `DeviceError`.
+    `variables` are for its environment. It ends with the calling thread too, so the block must not move to another.
+    Raises `DeviceError`.
     """
     try:
         ours, theirs = socket.socketpair()

@@ -11,8 +11,8 @@ TREE: Group = Group(
     (
         general.EXIT,
         general.help_command(lambda: TREE),
-        Group("my", "m", "Commands for the user who is logged in", (my.PASSWORD,)),
         hsm.GROUP,
+        Group("my", "m", "Commands for the user who is logged in", (my.PASSWORD,)),
         token.GROUP,
     ),
 )

@@ -77,10 +77,7 @@ async def _show(call: Invocation, device: Device) -> Reply:
     builtin = call.services.builtin
     pairs = [
         ("HSM Label", text.shown(probe.label) or "no label"),
-        (
-            "Serial #",
-            text.shown(probe.told or (probe.serial or "")) if device.state is HsmState.INITIALIZED else "none",
-        ),
+        ("Serial #", text.shown(probe.told or probe.serial or "none")),
         ("Firmware", text.shown(probe.firmware)),
         ("Hardware Model", text.shown(probe.model)),
         ("Authentication Method", "Password"),

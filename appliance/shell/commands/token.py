@@ -25,7 +25,6 @@ from appliance.errors import (
     UnknownSerial,
     WrongClass,
 )
-from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A built-in HSM of SoftHSM's in a folder of its own, and everything around it."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.audit import AuditLog
+from appliance.config import BuiltinSettings
+from appliance.hsm.attempts import Attempts
+from appliance.hsm.builtin import BuiltinHsm, Person
+from appliance.hsm.drivers import Driver
+from appliance.hsm.drivers.builtin import builtin
+from appliance.hsm.journal import Journal
+from appliance.hsm.manager import Manager
+from appliance.hsm.model import Device, Secret
+from appliance.hsm.reset import Report
+from appliance.hsm.usb import UsbBus
+from tests.support.luna_house import BOUND, Plugs
+from tests.support.vendor_module import SO_PIN, SOFTHSM, USER_PIN
+
+ADMIN = Person("admin", "Console")
+LABEL = "vault"
+
+
+@dataclass
+class BuiltinHouse:
+    """The HSM in the state folder `folder`, and the manager that has it."""
+
+    folder: Path
+    manager: Manager
+    hsm: BuiltinHsm
+
+    @property
+    def device(self) -> Device:
+        """What is known of it."""
+        device = self.hsm.device()
+        assert device is not None
+        return device
+
+    async def initialize(self, label: str = LABEL, pin: str = SO_PIN) -> Report:
+        """Initialise it."""
+        return await self.hsm.initialize(label, Secret(pin), ADMIN)
+
+    async def log_in(self, pin: str = SO_PIN) -> None:
+        """Log in."""
+        await self.hsm.log_in(Secret(pin), ADMIN)
+
+    async def reset(self) -> Report:
+        """Reset it."""
+        async with asyncio.timeout(BOUND):
+            return await self.hsm.factory_reset(ADMIN, lambda _: None)
+
+    def with_key(self) -> None:
+        """Have somebody else's program make the user's PIN, and a key."""
+        tool(self.folder, "--login", "--login-type", "so", "--so-pin", SO_PIN, "--init-pin", "--pin", USER_PIN)
+        tool(self.folder, "--login", "--pin", USER_PIN, "--keygen", "--key-type", "AES:32", "--label", "kek")
+
+    def recorded(self) -> str:
+        """Everything in the state folder."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and "tokens" not in path.parts)
+        return "".join(path.read_text() for path in files)
+
+
+def tool(folder: Path, *arguments: str) -> str:
+    """What pkcs11-tool says of the HSM of a state folder, whether it is content or not."""
+    result = subprocess.run(  # noqa: S603  # of this file
+        ["/usr/bin/pkcs11-tool", "--module", SOFTHSM, *arguments],
+        env={"SOFTHSM2_CONF": str(folder / "builtin/softhsm2.conf")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return result.stdout + result.stderr
+
+
+def keys(folder: Path) -> int:
+    """How many keys pkcs11-tool can use there with the user's PIN."""
+    return tool(folder, "--login", "--pin", USER_PIN, "--list-objects").count("Secret Key Object")
+
+
+def softhsm_driver(folder: Path) -> Driver:
+    """The driver as the daemon makes it for a state folder."""
+    driver = builtin(UsbBus(), BuiltinSettings("softhsm"), folder / "builtin")
+    assert driver is not None
+    return driver
+
+
+@asynccontextmanager
+async def builtin_house(folder: Path, driver: Driver | None = None) -> AsyncIterator[BuiltinHouse]:
+    """The HSM, which has been asked what it is."""
+    folder.mkdir(exist_ok=True)  # noqa: ASYNC240  # nothing else runs on this loop yet
+    audit = AuditLog.open(folder / "audit.jsonl")
+    drivers = (driver or softhsm_driver(folder),)
+    manager = Manager(Plugs(), drivers, Journal.open(folder / "pending.json"), audit)
+    await manager.start()
+    try:
+        async with asyncio.timeout(BOUND):
+            await manager.settled()
+        yield BuiltinHouse(folder, manager, BuiltinHsm(manager, Attempts(folder / "builtin-attempts.json"), audit))
+    finally:
+        async with asyncio.timeout(BOUND):
+            await manager.settled()
+        await manager.stop()
+        audit.close()
+
+
+needs_util = pytest.mark.skipif(shutil.which("softhsm2-util") is None, reason="softhsm2-util is not installed")
