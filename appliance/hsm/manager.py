@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from appliance.audit import AuditLog
 from appliance.errors import (
-    ApplianceError,
     AttachmentChanged,
     DeviceBusy,
     DeviceError,
@@ -30,7 +29,7 @@ from appliance.hsm.journal import Journal
 from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, suggested_serial
-from appliance.hsm.worker import in_thread
+from appliance.hsm.worker import in_thread, result
 from appliance.log import get_logger
 
 _log = get_logger(__name__)
@@ -173,7 +172,7 @@ class Manager:
         work.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         await asyncio.wait([work], timeout=self._operation_timeout)
         try:
-            return _result(work)
+            return result(work)
         finally:
             await self.answered(device)
 
@@ -199,7 +198,7 @@ class Manager:
         """What the reset came to, also when it does not end in time or ends in a defect of ours."""
         await asyncio.wait([call], timeout=self._operation_timeout)
         try:
-            return _result(call)
+            return result(call)
         except DeviceError as problem:
             if reset.abandon():
                 raise
@@ -283,7 +282,7 @@ class Manager:
         """What the device says of itself. Raises `DeviceError`, at the latest when the time is over."""
         call = self._begin(attachment, partial(_opened, driver, attachment, lambda device: device.probe()))
         await asyncio.wait([call], timeout=self._probe_timeout)
-        return _result(call)
+        return result(call)
 
     def _begin(self, attachment: Attachment, call: Callable[[], T]) -> asyncio.Future[T]:
         """Occupy a device until `call`, in a thread, has ended."""
@@ -343,17 +342,3 @@ class Manager:
 def _opened(driver: Driver, attachment: Attachment, call: Callable[[Connection], T]) -> T:
     with driver.open(attachment) as connection:
         return call(connection)
-
-
-def _result(call: asyncio.Future[T]) -> T:
-    """What a call returned. Raises `DeviceError` when it has not ended, or has ended in a defect of a driver."""
-    if not call.done():
-        raise DeviceTimeout("no answer in time")
-    try:
-        return call.result()
-    except ApplianceError:
-        raise
-    except Exception as defect:
-        # The last resort: what a device makes a driver stumble over costs this device, and no other.
-        _log.exception("driver failed")
-        raise DeviceError(f"internal error: {type(defect).__name__}") from defect

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from appliance.errors import ApplianceError, DeviceError, DeviceTimeout
+from appliance.log import get_logger
+
+_log = get_logger(__name__)
+
 T = TypeVar("T")
 
 
@@ -40,3 +45,17 @@ def in_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return future
+
+
+def result(call: asyncio.Future[T]) -> T:
+    """What a call returned. Raises `DeviceError` when it has not ended, or has ended in a defect of a driver."""
+    if not call.done():
+        raise DeviceTimeout("no answer in time")
+    try:
+        return call.result()
+    except ApplianceError:
+        raise
+    except Exception as defect:
+        # The last resort: what a device makes a driver stumble over costs this device, and no other.
+        _log.exception("driver failed")
+        raise DeviceError(f"internal error: {type(defect).__name__}") from defect

@@ -31,7 +31,6 @@ from appliance.shell.dialogue import ask, confirm, progress, settled
 from appliance.shell.grammar import Command, Group, Option
 from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 
-
 _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
