@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian package taken off an appliance in use, and put back."""
+"""The Debian package of an appliance in use: upgraded, taken off, and put back."""
 
+import base64
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.support.debian_package import altered
 from tests.support.guest.appliance import STATE, Appliance
 from tests.support.guest.image import TERMINAL
+from tests.support.guest.interrupted import is_shown, reset_command
 from tests.support.person import Person
+
+SERIAL = "AABB60"
+LATER, LATER_PACKAGE = "9.9", "/run/later.deb"
+CODE = "usr/lib/python3/dist-packages/appliance/__init__.py"
 
 PROCESSES = "find /proc -maxdepth 1 -user appliance"
 INSTALL = f"dpkg --install ~/appliance-console_*.deb && systemctl enable --now appliance-console@{TERMINAL}"
@@ -18,6 +27,53 @@ def installed(appliance: Appliance) -> Iterator[Appliance]:
     """The appliance with the package; after the test it has it again, even if that has failed."""
     yield appliance
     appliance.root.run(f"command -v appliance-console || ({INSTALL})")
+
+
+@pytest.fixture
+def upgradable(appliance: Appliance, tmp_path: Path) -> Iterator[Appliance]:
+    """The appliance with a later package at hand; after the test it has its own again."""
+    later = altered(appliance.machine.image.package, tmp_path, LATER, CODE, f'__version__ = "{LATER}"\n')
+    content = base64.b64encode(later.read_bytes()).decode()
+    appliance.root.run(f"base64 --decode >{LATER_PACKAGE}", text=content)
+    yield appliance
+    appliance.root.run(f"rm {LATER_PACKAGE}; {INSTALL}")
+    appliance.await_login()
+
+
+def times_read(appliance: Appliance) -> int:
+    """How often the sshd that runs was told to read its configuration again."""
+    return appliance.root.run("journalctl --boot --no-pager --unit=ssh").count("Received SIGHUP; restarting.")
+
+
+def test_upgraded_in_a_reset(upgradable: Appliance, person: Person) -> None:
+    """Whoever is logged in sees the reset end, and then the login of the new version; sshd has read its rules anew.
+
+    What was recorded and who may log in is as it was, and no reset is left over.
+    """
+    written, sshd_before = upgradable.audit(), times_read(upgradable)
+    upgradable.plug(upgradable.tokens.make(SERIAL, keys=2))
+    upgrading: list[Future[str]] = []
+
+    def upgrade() -> None:
+        upgrading.append(hand.submit(upgradable.root.run, f"dpkg --install {LATER_PACKAGE}"))
+        upgradable.until(lambda: upgradable.property("SubState") == "stop-sigterm" or upgrading[0].done())
+
+    with ThreadPoolExecutor(1) as hand:
+        cable = upgradable.tokens.cable(SERIAL)
+        cable.count_from_here("answer to TERMINATE DF", upgrade, cut=False)
+        person.type(f"{reset_command(SERIAL)}\r")
+        shown = upgradable.await_login()
+    told = upgradable.events()
+
+    assert upgrading[0].result()
+    assert "'token backup factoryReset' successful.\n" in shown
+    assert f"Network HSM appliance console {LATER}\n" in shown
+    assert not upgradable.tokens.flash(SERIAL).keys
+    assert not is_shown(upgradable, SERIAL)
+    assert told[-6:] == ["reset-intent", "reset-outcome done", "result done", "logout", "stop", "start"]
+    assert upgradable.audit().startswith(written)
+    assert "The following" in upgradable.root.run("lunash -c help")
+    assert times_read(upgradable) == sshd_before + 1
 
 
 def assert_nothing_runs(appliance: Appliance) -> None:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console as a service of a running systemd: restarted at any moment, stopped, disabled, hung and killed."""
 
-import json
-
 import pytest
 
 from tests.support.guest.appliance import LOGIN, UNIT, Appliance
@@ -13,16 +11,8 @@ from tests.support.person import Person
 SERIAL = "AABB20"
 SOCKET = UNIT.replace(".service", ".socket")
 RESTART = f"systemctl restart {UNIT}"
-PLUGS = ("plug", "present", "unplug")
 PROCESSES = "find /proc -maxdepth 1 -user appliance"
 CRASHES = 12  # systemd gives up after 5 within 10 s unless it is told not to
-
-
-def events(appliance: Appliance) -> list[str]:
-    """What the audit tells, with outcomes, but for plugs: they come when they come."""
-    records = [json.loads(line) for line in appliance.audit().splitlines()]
-    told = [(record["event"], record.get("outcome", "")) for record in records if record["event"] not in PLUGS]
-    return [" ".join(words).strip() for words in told]
 
 
 @pytest.fixture
@@ -76,7 +66,7 @@ def test_restarted_in_a_reset(appliance: Appliance, person: Person) -> None:
         cable.count_from_here("answer to TERMINATE DF", lambda: restart_and_wait_for_the_end(appliance), cut=False)
         person.type(f"{reset_command(SERIAL)}\r")
         shown = appliance.await_login()
-    told = events(appliance)
+    told = appliance.events()
 
     assert "'token backup factoryReset' successful.\n" in shown
     assert not appliance.tokens.flash(SERIAL).keys

@@ -21,6 +21,7 @@ from tests.support.person import Person
 UNIT = f"appliance-console@{TERMINAL}.service"
 STATE = "/var/lib/appliance"
 LOGIN = r"\[appliance\] ttyS1 login: $"
+_PLUGS = ("plug", "present", "unplug")
 _EVIDENCE_BOUND = 90.0  # seconds for each piece of it; the appliance may be what has failed
 
 
@@ -179,6 +180,12 @@ class Appliance:
         """The audit trail as it is on the disk, which must be unbroken."""
         self.root.run(f"appliance-console audit verify --state {STATE}")
         return self.root.run(f"cat {STATE}/audit.jsonl")
+
+    def events(self) -> list[str]:
+        """What the audit tells, with outcomes, but for plugs: they come when they come."""
+        records = [json.loads(line) for line in self.audit().splitlines()]
+        told = [(record["event"], record.get("outcome", "")) for record in records if record["event"] not in _PLUGS]
+        return [" ".join(words).strip() for words in told]
 
     def logged(self) -> list[dict[str, Any]]:
         """What the console has logged since the appliance was started."""

@@ -48,12 +48,13 @@ def why_not() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Something to boot, and the key that logs in as root."""
+    """Something to boot, the key that logs in as root, and our package as it is installed there."""
 
     disk: Path
     kernel: Path
     initrd: Path
     key: Path
+    package: Path
 
 
 def image() -> Image:
@@ -62,7 +63,7 @@ def image() -> Image:
     base = _kept("base", hashlib.sha256(repr(_bootstrap("")).encode()).hexdigest()[:16], _build_base)
     made_from = _hash_of([base, Path(__file__), Path(debian_package.__file__), *_sources_of_package()])
     folder = _kept("disk", made_from, lambda folder: _build_disk(folder, base))
-    return Image(folder / "disk", folder / "vmlinuz", folder / "initrd", folder / "key")
+    return Image(folder / "disk", folder / "vmlinuz", folder / "initrd", folder / "key", folder / "package.deb")
 
 
 def _kept(kind: str, made_from: str, make: Callable[[Path], None]) -> Path:
@@ -119,6 +120,7 @@ def _build_disk(folder: Path, base: Path) -> None:
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", str(key))
         built = build(root / "root/package")
         package = built.rename(root / "root" / built.name)  # it stays, for those who install it once more
+        shutil.copy(package, folder / "package.deb")
         shutil.rmtree(built.parent)
         _install(root, package)
         _configure(root, key.with_suffix(".pub").read_text())
