@@ -2,9 +2,10 @@
 """A device family and a hot-plug source that do exactly what a test tells them to."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Queue
 
 from appliance.errors import DeviceGone, DeviceRefused, NotThisFamily, SecretRefused
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
@@ -13,6 +14,8 @@ from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 
 VENDOR = 0xF055
 PRODUCT = 0x0001
+
+PATIENCE = 30.0  # seconds; no wait of a test lasts longer
 
 Hook = Callable[[], None]
 
@@ -147,6 +150,20 @@ class FakeDriver(Driver):
         token.reach("open")
         yield FakeConnection(token)
         token.reach("close")
+
+
+class RestartingDriver(FakeDriver):
+    """The family of tokens that leave the bus in their reset; where one is then, is put into `back`."""
+
+    restarts = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back: Queue[Attachment] = Queue()
+
+    def reopen(self, attachment: Attachment) -> AbstractContextManager[Connection]:
+        """Wait for it."""
+        return self.open(self.back.get(timeout=PATIENCE))
 
 
 class OtherDriver(FakeDriver):

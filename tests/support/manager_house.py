@@ -97,7 +97,8 @@ async def builder(folder: Path) -> AsyncIterator[Build]:
     made: list[House] = []
 
     def house(**options: object) -> House:
-        driver = FakeDriver()
+        driver = options.pop("driver", None) or FakeDriver()
+        assert isinstance(driver, FakeDriver)
         source = FakeSource(driver)
         journal = options.pop("journal", None) or Journal.open(folder / "pending.json")
         audit = options.pop("audit", None) or AuditLog.open(folder / "audit.jsonl")

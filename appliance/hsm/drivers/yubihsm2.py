@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from appliance.config import HsmSettings
 from appliance.errors import (
+    DeviceBusy,
     DeviceError,
     DeviceGone,
     DeviceRefused,
@@ -42,7 +43,7 @@ INTERFACE_CLASS = 0xFF  # the maker's own
 LONGEST_ANSWER = 4096  # bytes; the device's buffer has 3136
 DEFAULT_KEY, DEFAULT_PASSWORD = 1, "password"  # of a device in factory state
 ALL_DOMAINS = 0xFFFF
-AUTHENTICATION_FAILED, INSUFFICIENT_PERMISSIONS, OBJECT_NOT_FOUND = 0x04, 0x09, 0x0B
+AUTHENTICATION_FAILED, SESSIONS_FULL, INSUFFICIENT_PERMISSIONS, OBJECT_NOT_FOUND = 0x04, 0x05, 0x09, 0x0B
 # What a session with the factory's key is refused for when that key is another one, of another kind, or gone.
 NOT_THAT_KEY = (0x02, AUTHENTICATION_FAILED, 0x08, OBJECT_NOT_FOUND)
 
@@ -297,6 +298,8 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except YubiHsmDeviceError as error:
+        if error.code == SESSIONS_FULL:
+            raise DeviceBusy("all its sessions are taken; one that nobody uses is free after 30 seconds") from error
         raise DeviceRefused("the device refuses the command", *_code(error.code)) from error
     except (YubiHsmError, StructError, ValueError, IndexError, TypeError) as error:  # by what it cannot take apart
         raise ProtocolError("the device's answer is not one of a YubiHSM 2") from error
