@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each driver resets its simulated token, and the next reset completes what any fault interrupted, at any step."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,20 @@ def test_a_wrong_credential_costs_one_try(kind: Kind, level: Level, tmp_path: Pa
     assert kind.wrong_credential not in str(caught.value)
     kind.reset(bus, attachment)
     assert kind.probe(bus, bus.here).state is HsmState.ZEROIZED
+
+
+@each_with_credential
+@pytest.mark.parametrize("when", list(When))
+@pytest.mark.parametrize("misdeed", [Misdeed.VANISH, Misdeed.STALL, Misdeed.SHORT, Misdeed.HANG])
+def test_no_error_tells_a_credential(
+    kind: Kind, level: Level, misdeed: Misdeed, when: When, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong with it under way: neither the error nor what led to it has it, as typed or as sent."""
+    kind.impatient(monkeypatch, SOON)
+    bus = kind.bus(tmp_path, level=level)
+    with pytest.raises(DeviceError) as caught:
+        kind.reset(bus, bus.plug(Fault(misdeed, at=kind.decisive, when=when, length=kind.shortest - 1)))
+
+    told = "".join(traceback.TracebackException.from_exception(caught.value).format()) + repr(caught.value)
+    assert ", in reset\n" in told
+    assert [form for form in kind.forms if form in told] == []

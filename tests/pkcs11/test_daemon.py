@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.person import Person
+from tests.support.person import PASSWORD, Person
+from tests.support.process_list import process_list
 from tests.support.pty_child import PATIENCE, read_until, running, terminal
 from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm
 
@@ -59,11 +60,43 @@ def test_an_so_pin_is_nowhere_but_in_the_token(vendor: VendorModule, tmp_path: P
     assert [secret for secret in (wrong, SO_PIN) if secret in refused + done or secret.encode() in kept] == []
 
 
+@pytest.mark.parametrize("fault", ["fault-C_InitToken hang", "after-C_InitToken hang", "fault-C_InitToken crash"])
+def test_a_library_that_fails_with_an_so_pin_tells_it_to_nobody(
+    vendor: VendorModule, tmp_path: Path, fault: str
+) -> None:
+    """While its process has the PIN, no list of processes shows it, and a crash brings it neither to screen nor log."""
+    vendor.tell(*fault.split())
+    vendor.tell("removable")
+    log = tmp_path / "log"
+    with terminal() as (master, port), log.open("wb") as said:
+        arguments = command(port, tmp_path, vendor, "pkcs11")
+        with subprocess.Popen(arguments, stdout=said, stderr=said) as process:  # noqa: S603  # of ours
+            try:
+                with Person(os.dup(master)) as person:
+                    person.log_in_first()
+                    shown = ask_for_reset(person)
+                    person.type(f"{SO_PIN}\r")
+                    vendor.reached("C_InitToken")
+                    seen = process_list(process.pid)
+                    shown += person.read_until("Contact with the token was lost" if "crash" in fault else "being reset")
+            finally:
+                process.kill()  # it would wait for a library that hangs
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "state").iterdir()) + log.read_bytes()
+
+    assert "appliance.hsm.pkcs11.child" in seen or "crash" in fault  # then it may be gone, and the next not there yet
+    assert b"reset-intent" in kept
+    assert [secret for secret in (SO_PIN, PASSWORD) if secret in shown + seen or secret.encode() in kept] == []
+
+
+def ask_for_reset(person: Person) -> str:
+    """What is shown up to the question for the SO PIN."""
+    person.type(f"token backup factoryReset -serial {SERIAL} -force\r")
+    return person.read_until("SO PIN of this token:\n> $")
+
+
 def reset(person: Person, pin: str) -> str:
     """The dialogue, and everything that is shown."""
-    person.type(f"token backup factoryReset -serial {SERIAL} -force\r")
-    shown = person.read_until("SO PIN of this token:\n> $")
-    return shown + person.run(pin)
+    return ask_for_reset(person) + person.run(pin)
 
 
 def command(port: str, folder: Path, vendor: VendorModule, family: str = "luna") -> list[str | Path]:

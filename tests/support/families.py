@@ -4,6 +4,7 @@
 That of the YubiHSM 2 is there where Yubico's package is.
 """
 
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,6 +66,12 @@ class Kind:
     def secret(self) -> Secret | None:
         """What a reset is given."""
         return Secret(self.credential) if self.credential else None
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """How it may be met: as it is typed, and as it is sent where that is something else."""
+        is_hex = re.fullmatch("([0-9A-F]{2})+", self.credential)
+        return (self.credential, *([bytes.fromhex(self.credential).decode("latin-1")] if is_hex else []))
 
     def impatient(self, patched: pytest.MonkeyPatch, seconds: float) -> None:
         """Have the driver wait for so long at most."""
