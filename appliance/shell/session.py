@@ -194,6 +194,9 @@ def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
 
 
 def _recorded(line: str, found: Found, command: Command) -> str:
-    """The line as the audit has it; without what follows a command that takes nothing: people type passwords there."""
-    takes_more = command.options or command.words
-    return line.strip() if takes_more or not found.rest else f"{found.path} (and more)"
+    """The line as the audit has it; without what follows a command that does not take it: people type passwords there."""
+    try:
+        parse(command, found.rest)
+    except (UsageError, AmbiguousWord):
+        return f"{found.path} (and more)" if found.rest else line.strip()
+    return line.strip()

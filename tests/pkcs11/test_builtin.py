@@ -382,7 +382,7 @@ async def test_another_hsm_is_not_taken_for_it(vendor: VendorModule, tmp_path: P
     async with builtin_house(tmp_path / "state", luna(vendor, "475290")) as house:
         assert (house.device.state, house.device.problem) == (
             HsmState.UNREACHABLE,
-            "the library shows no tokens that may be it",
+            "the library shows no HSM with the serial number 475290",
         )
         with pytest.raises(DeviceError):
             await house.reset()

@@ -191,6 +191,8 @@ class BuiltinLunaDriver(LunaDriver):
         """Load the library and find the slot. Raises `DeviceError` when not exactly one has the serial number."""
         with loaded(self.path) as library:
             found = [token for token in library.tokens() if self.normalise(token.serial) == self._serial]
+            if not found:
+                raise DeviceError(f"the library shows no HSM with the serial number {self._serial}")
             yield BuiltinLunaConnection(library, _only(found), self, attachment)
 
 
@@ -230,7 +232,7 @@ def builtin(bus: UsbBus, settings: BuiltinSettings, folder: Path) -> Driver | No
 
 def _only(tokens: list[Token]) -> Token:
     if len(tokens) != 1:
-        raise DeviceError(f"the library shows {len(tokens) or 'no'} tokens that may be it")
+        raise DeviceError(f"the library shows {len(tokens)} tokens that may be it")
     return tokens[0]
 
 

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A built-in HSM of which is said what it is and what becomes of what is asked."""
+
+from dataclasses import dataclass, field
+
+from appliance.errors import ApplianceError
+from appliance.hsm.builtin import Person
+from appliance.hsm.drivers import Progress
+from appliance.hsm.model import BUILTIN, Device, HsmClass, HsmState, Outcome, Probe, Secret
+from appliance.hsm.reset import Report
+
+
+def builtin_device(state: HsmState = HsmState.INITIALIZED, obstacle: str = "", **changes: object) -> Device:
+    """The HSM, in this state."""
+    blank = state is HsmState.ZEROIZED
+    probe = Probe(
+        "builtin",
+        state,
+        "SoftHSM v2",
+        "2.6",
+        "" if blank else "vault",
+        obstacle,
+        shortcomings=() if blank else ("it is initialized",),
+        told="none" if blank else "16ee9f728a964fdf",
+    )
+    values: dict[str, object] = {"probe": probe, **changes}
+    return Device(BUILTIN, "builtin", HsmClass.BUILTIN, "builtin", **values)  # type: ignore[arg-type]  # a builder
+
+
+@dataclass
+class FakeBuiltin:
+    """The part of `BuiltinHsm` that the shell uses."""
+
+    known: Device | None = field(default_factory=builtin_device)
+    left: int | ApplianceError = 3
+    someone: bool = False  # is logged in
+    due: ApplianceError | None = None  # what `zeroize_if_due` raises
+    problem: ApplianceError | None = None  # what everything else raises
+    report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "builtin"))
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def device(self) -> Device | None:
+        return self.known
+
+    def logged_in(self) -> bool:
+        return self.someone
+
+    async def attempts_left(self) -> int:
+        if isinstance(self.left, ApplianceError):
+            raise self.left
+        return self.left
+
+    async def zeroize_if_due(self, person: Person) -> None:
+        if self.due:
+            raise self.due
+
+    async def log_in(self, secret: Secret, person: Person) -> None:
+        self._ask("log in", secret.text, person.origin)
+
+    async def log_out(self, person: Person) -> bool:
+        was, self.someone = self.someone, False
+        if was:
+            self._ask("log out", person.origin)
+        return was
+
+    async def initialize(self, label: str, secret: Secret, person: Person) -> Report:
+        self._ask("initialize", label, secret.text, person.origin)
+        return self.report
+
+    async def factory_reset(self, person: Person, progress: Progress) -> Report:
+        self._ask("reset", person.actor, person.origin)
+        return self.report
+
+    def _ask(self, *what: str) -> None:
+        self.asked.append(what)
+        if self.problem:
+            raise self.problem
