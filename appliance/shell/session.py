@@ -194,7 +194,7 @@ def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:
 
 
 def _recorded(line: str, found: Found, command: Command) -> str:
-    """The line as the audit has it; without what follows a command that does not take it: people type passwords there."""
+    """The line as the audit has it, without what the command does not take: people type passwords there."""
     try:
         parse(command, found.rest)
     except (UsageError, AmbiguousWord):

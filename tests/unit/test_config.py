@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from appliance import config
 from appliance.config import (
+    BuiltinSettings,
     Config,
     HsmSettings,
     LibrarySettings,
@@ -60,6 +61,11 @@ usb_ids = ["1A2b:0001", "1a2b:0002"]
 [hsm.yubihsm]
 authentication_key = 7
 
+[hsm.builtin]
+kind = "luna"
+library = "/opt/luna/libCryptoki2_64.so"
+serial = "0007550054"
+
 [[hsm.pkcs11]]
 library = "/opt/a.so"
 usb_ids = ["1a2b:0003"]
@@ -91,7 +97,9 @@ def test_the_defaults_are_as_documented() -> None:
         banner="Network HSM appliance console 0.1.0",
         line=LineSettings("/dev/ttyS0", 115200, "xonxoff", "ignore", 120.0, 600.0),
         network=NetworkSettings(True, Path("/run/appliance/lunash.sock"), "lunash", 1800.0, {}),
-        hsm=HsmSettings((), 120.0, 30.0, LibrarySettings(None, ()), YubiHsmSettings(1), ()),
+        hsm=HsmSettings(
+            (), 120.0, 30.0, LibrarySettings(None, ()), YubiHsmSettings(1), (), BuiltinSettings("none", None, "")
+        ),
         log=LogSettings("info"),
     )
 
@@ -113,6 +121,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             LibrarySettings(Path("/opt/luna/libCryptoki2_64.so"), ((0x1A2B, 1), (0x1A2B, 2))),
             YubiHsmSettings(7),
             (LibrarySettings(Path("/opt/a.so"), ((0x1A2B, 3),)), LibrarySettings(Path("/opt/b.so"), ((0x1A2B, 4),))),
+            BuiltinSettings("luna", Path("/opt/luna/libCryptoki2_64.so"), "0007550054"),
         ),
         log=LogSettings("debug"),
     )
@@ -132,7 +141,7 @@ def test_the_example_states_the_defaults(tmp_path: Path) -> None:
 
     assert load(written(tmp_path, example)) == Config()
     assert load(written(tmp_path, uncommented)) == Config()
-    assert keys == 3 + 6 + 5 + 4 + 2 + 1 + 1
+    assert keys == 3 + 6 + 5 + 4 + 2 + 1 + 3 + 1
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,15 @@ def test_the_host_name_is_the_machines(
             "each must be a serial number of 1 to 64 printable ASCII characters without blanks",
         ),
         ("[hsm.pkcs11]", "hsm.pkcs11", "must be an array of tables"),
+        ('[hsm.builtin]\nkind = "soft"', "hsm.builtin.kind", "must be one of none, softhsm, luna"),
+        ('[hsm.builtin]\nkind = "luna"', "hsm.builtin", 'a serial number belongs to the kind "luna", and to no other'),
+        (
+            '[hsm.builtin]\nkind = "softhsm"\nserial = "1"',
+            "hsm.builtin",
+            'a serial number belongs to the kind "luna", and to no other',
+        ),
+        ('[hsm.builtin]\nserial = "1a"', "hsm.builtin.serial", "must be a decimal number in quotation marks"),
+        ("[hsm.builtin]\nserial = 1", "hsm.builtin.serial", "must be a decimal number in quotation marks"),
         ("[[hsm.pkcs11]]", "hsm.pkcs11", "each must have the keys library and usb_ids, and no other"),
         (
             '[[hsm.pkcs11]]\nlibrary = "/a.so"\nusb_ids = []',
