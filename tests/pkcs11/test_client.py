@@ -6,8 +6,10 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -241,16 +243,25 @@ def ended(watch: int) -> bool:
         os.close(watch)
 
 
-def test_no_secret_is_in_the_process_list(vendor: VendorModule, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("function", "use"), [("C_InitToken", partial(Library.init_token, label="")), ("C_Login", Library.log_in)]
+)
+def test_no_secret_is_in_the_process_list(
+    vendor: VendorModule,
+    function: str,
+    use: Callable[[Library, int, Secret], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """While the SO PIN is in use, neither arguments nor environment of the process hold it, nor does the error."""
-    monkeypatch.setattr(client, "RESET_TIMEOUT", 2.0)
-    vendor.tell("fault-C_InitToken", "hang")
+    vendor.tell(f"fault-{function}", "hang")
     before = set(children())
     with loaded(vendor.library) as library, ThreadPoolExecutor() as pool:
         slot = only(library).slot
         [child] = set(children()) - before
-        call = pool.submit(library.init_token, slot, Secret("very-secret"), "")
-        vendor.reached("C_InitToken")
+        for limit in ("RESET_TIMEOUT", "CALL_TIMEOUT"):
+            monkeypatch.setattr(client, limit, 2.0)
+        call = pool.submit(use, library, slot, Secret("very-secret"))
+        vendor.reached(function)
         seen = b"".join(Path(f"/proc/{child}/{name}").read_bytes() for name in ("cmdline", "environ"))
         error = call.exception(BOUND)
 
