@@ -65,7 +65,7 @@ def test_a_pkcs11_library_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_built_in_hsm_works(tmp_path: Path) -> None:
     """It is initialised through the library, deleted by SoftHSM's program, and read back."""
     result = python(
-        f"from pathlib import Path; from tests.support.builtin_house import *; from appliance.hsm.model import BUILTIN\n"
+        "from tests.support.builtin_house import *; from appliance.hsm.model import BUILTIN\n"
         f"hsm = softhsm_driver(Path('{tmp_path}')).open(BUILTIN)\n"
         "hsm.initialize('vault', Secret(SO_PIN), list); print(hsm.probe().state, end=' ')\n"
         "hsm.factory_reset(list); print(hsm.probe().state)"

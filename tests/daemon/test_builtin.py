@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole daemon with a built-in HSM: a person at its port, another on the network, and a password that stays secret."""
+"""The whole daemon with a built-in HSM: a person at its port, another on the network, and what stays secret."""
 
 from pathlib import Path
 
