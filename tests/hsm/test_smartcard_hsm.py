@@ -22,6 +22,7 @@ from tests.support.smartcard_hsm_script import (
     INITIALIZE,
     NITROKEY,
     NITROKEY_SERIAL,
+    OTHER_PICO,
     PICO,
     READ_CERTIFICATE,
     READ_LABEL,
@@ -97,6 +98,8 @@ def test_usb_alone_suggests_a_serial(usb_id: tuple[int, int], usb_serial: str, s
         (PICO, BOARD, "ESPICOHSMTR00001", BOARD, "Pico HSM"),
         (PICO, BOARD, "DENK040351400001", "DENK0403514", "Pico HSM"),  # provisioned
         (PICO, "", "ESPICOHSMTR00001", "", "Pico HSM"),
+        (OTHER_PICO, BOARD, "ESPICOHSMTR00001", BOARD, "Pico HSM"),
+        (STICK, "55511822300123", "DENK010000100001", "DENK0100001", "SmartCard-HSM"),
         (NITROKEY, "E6609103C32B0000", "ESPICOHSMTR00001", "E6609103C32B0000", "Pico HSM"),  # under another's id
     ],
 )
@@ -191,12 +194,36 @@ def test_the_last_tries_are_not_spent(so: str, obstacle: str) -> None:
     with scripted(probing(so=so)) as (connection, _):
         assert connection.probe().obstacle.startswith(obstacle)
     if obstacle:
-        script = resetting(so=so)[:-1]
+        script = [*resetting(so=so)[:-1], (READ_CERTIFICATE, certificate() + "6282")]
         with scripted(script) as (connection, _), pytest.raises(ResetUnsupported, match=obstacle[:20]):
             connection.factory_reset(lambda _: None, Secret(SO_PIN))
 
 
-@pytest.mark.parametrize(("select", "firmware"), [("6F06850400010103", "1.3"), ("6F03850101", ""), ("", "")])
+@pytest.mark.parametrize("so", ["63C3", "63C0", "6983"])
+@pytest.mark.parametrize(
+    ("usb_id", "holder"), [(PICO, "DENK040351400001"), (OTHER_PICO, "DENK040351400001"), (NITROKEY, "ESPICOHSMTR00001")]
+)
+def test_a_pico_is_reset_whatever_its_counter_says(usb_id: tuple[int, int], holder: str, so: str) -> None:
+    """It takes any SO PIN, which becomes its own: no wrong one makes it useless."""
+    cvc = certificate(holder) + "6282"
+    with scripted(probing(so=so, cvc=cvc), usb_id=usb_id, serial=BOARD) as (connection, _):
+        assert connection.probe().obstacle == ""
+    *before, initialize = resetting(so=so)
+    script = [*before, (READ_CERTIFICATE, cvc), initialize]
+    with scripted(script, usb_id=usb_id, serial=BOARD) as (connection, _):
+        connection.factory_reset(lambda _: None, Secret(SO_PIN))
+
+
+@pytest.mark.parametrize(
+    ("select", "firmware"),
+    [
+        ("6F06850400010103", "1.3"),
+        ("6F22 81020000 820138 83020000 840BE82B0601040181C31F0201 8A0105 85050001FF0606", "6.6"),  # pico-hsm
+        ("6F03850101", ""),
+        ("6F7F85", ""),  # cut off
+        ("", ""),
+    ],
+)
 def test_the_firmware_version_ends_the_properties(select: str, firmware: str) -> None:
     """In the file control parameters; one that tells none has none."""
     with scripted(probing(select=select + "9000")) as (connection, _):

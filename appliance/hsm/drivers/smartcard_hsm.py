@@ -58,6 +58,7 @@ RESET_TIMEOUT = 90.0  # seconds; a device that is nearly full takes thirty, and 
 NITROKEY = UsbId(0x20A0, 0x4230, "Nitrokey HSM")
 SHARED_READER = UsbId(0x04E6, 0x5816, "SmartCard-HSM")  # the reader's id, also of sticks that hold something else
 PICO = UsbId(0x2E8A, 0x10FD, "Pico HSM")
+OTHER_PICO = UsbId(0xFEFF, 0xFCFD, PICO.name)  # boards can be given any id; this one belongs to nobody else
 
 
 class SmartcardHsmDriver(Driver):
@@ -65,7 +66,7 @@ class SmartcardHsmDriver(Driver):
 
     family = "smartcard-hsm"
     title = "SmartCard-HSM"
-    usb_ids = (NITROKEY, SHARED_READER, PICO)
+    usb_ids = (NITROKEY, SHARED_READER, PICO, OTHER_PICO)
 
     def normalise(self, serial: str) -> str:
         """Without blanks around it, in upper case, and without what fills a Nitrokey HSM's iSerial."""
@@ -94,7 +95,7 @@ class SmartcardHsmConnection(Connection):
 
     def probe(self) -> Probe:
         """What the card says of itself. Spends no try. Raises `NotThisFamily`, another `DeviceError`."""
-        firmware = version(self._select())
+        fcp = self._select()
         told = holder(self._file(DEVICE_CERTIFICATE))
         contents = self._contents()
         serial, mismatch = self._serial(told)
@@ -104,9 +105,9 @@ class SmartcardHsmConnection(Connection):
             serial=serial,
             state=HsmState.INITIALIZED if shortcomings else HsmState.ZEROIZED,
             model=self._model(told),
-            firmware=firmware,
+            firmware=version(fcp),
             label=self._label(),
-            obstacle=f"{mismatch}: it is reset under neither number" if mismatch else contents.obstacle(),
+            obstacle=f"{mismatch}: it is reset under neither number" if mismatch else self._obstacle(contents, told),
             conflict=mismatch,
             details=contents.details(),
             shortcomings=shortcomings,
@@ -122,7 +123,7 @@ class SmartcardHsmConnection(Connection):
         self._select()
         contents = self._contents()
         reason = contents.obstacle()
-        if reason:
+        if reason and self._obstacle(contents, holder(self._file(DEVICE_CERTIFICATE))):
             raise ResetUnsupported(reason)
         if secret is None and not contents.never_initialised:
             raise DeviceError("it is reset with its SO PIN only")
@@ -154,8 +155,15 @@ class SmartcardHsmConnection(Connection):
             return told, f"USB says {usb}, the card says {told}"
         return told, ""
 
+    def _obstacle(self, contents: Contents, told: str) -> str:
+        """Why no reset must be tried; a pico-hsm takes any SO PIN for its new one, and counts no try."""
+        return "" if self._is_pico(told) else contents.obstacle()
+
+    def _is_pico(self, told: str) -> bool:
+        return told == UNPROVISIONED or any(_is(self._attachment, known) for known in (PICO, OTHER_PICO))
+
     def _model(self, told: str) -> str:
-        if told == UNPROVISIONED:  # whatever USB id the board was given
+        if self._is_pico(told):  # whatever USB id the board was given
             return PICO.name
         return next((known.name for known in self._driver.usb_ids if _is(self._attachment, known)), self._driver.title)
 

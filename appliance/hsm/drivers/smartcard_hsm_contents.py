@@ -5,8 +5,10 @@ Where the family's manuals are silent, it is as OpenSC's card-sc-hsm.c and sc-hs
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
+from appliance.errors import ProtocolError
 from appliance.hsm.drivers.data_objects import find
 
 DEVICE_FILES = (0xCC00, 0xC400, 0x2F02, 0x2F03)  # the device's own key with its description, certificate, label
@@ -132,8 +134,10 @@ def holder(certificate: bytes) -> str:
 
 
 def version(fcp: bytes) -> str:
-    """The firmware version in the answer to SELECT; "" when it does not tell one."""
-    properties = find(fcp, TAG_PROPERTIES) or b""
+    """The firmware version in the answer to SELECT; "" when it does not tell one, or nothing that can be read."""
+    properties = b""
+    with suppress(ProtocolError):
+        properties = find(fcp, TAG_PROPERTIES) or b""
     return f"{properties[-2]}.{properties[-1]}" if len(properties) >= 2 else ""
 
 
