@@ -62,7 +62,7 @@ class SimulatedDevice:
         self._vanished = vanished
         self._observe = observe
         self._card = family.card(flash, self._save) if flash else None
-        self.level = flash.level if flash else Level.APDU
+        self.level = flash.level if flash else family.level
         self._t1 = T1Card(self) if self.level is Level.TPDU else None
         self._interface = (
             VendorInterface(self)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.errors import ApplianceError
-from appliance.simulator.descriptors import Looks
+from appliance.simulator.descriptors import Level, Looks
 from appliance.simulator.memory import FORMAT, Flash, Memory, serial_in
 from appliance.simulator.openpgp_card import OpenPgpCard
 from appliance.simulator.openpgp_flash import OpenPgpFlash
@@ -53,6 +53,7 @@ class Family:
     card: Callable[[Any, Callable[[Flash], None]], Card]
     looks: Looks
     usb_serial: Callable[[str], str]  # iSerial of the device with a serial number
+    level: Level = Level.APDU  # what is exchanged with one that has forgotten everything
 
     @property
     def name(self) -> str:
@@ -65,7 +66,7 @@ OPENPGP = Family(OpenPgpFlash, OpenPgpCard, Looks(0x234B, 0x0000, "Simulated Ope
 SMARTCARD_HSM = Family(
     SmartcardHsmFlash, SmartcardHsmCard, Looks(0x20A0, 0x4230, "Simulated SmartCard-HSM token"), filled
 )
-YUBIHSM = Family(YubiHsmFlash, YubiHsmCard, Looks(0x1050, 0x0030, "Simulated YubiHSM"), zero_padded)
+YUBIHSM = Family(YubiHsmFlash, YubiHsmCard, Looks(0x1050, 0x0030, "Simulated YubiHSM"), zero_padded, Level.VENDOR)
 
 FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM, YUBIHSM)}
 

@@ -4,7 +4,7 @@
 It comes over its own USB backend, which finds the device through pyusb; our driver's transport has no part in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from usb.backend import libusb1
 from yubihsm.backends.usb import UsbBackend
 from yubihsm.core import AuthSession, YubiHsm
-from yubihsm.defs import ALGORITHM, CAPABILITY, ERROR, OBJECT
+from yubihsm.defs import ALGORITHM, CAPABILITY, COMMAND, ERROR, OBJECT
 from yubihsm.exceptions import YubiHsmAuthenticationError, YubiHsmDeviceError
 from yubihsm.objects import AsymmetricKey, AuthenticationKey
 
@@ -147,3 +147,119 @@ def test_it_deletes_a_key(bus: TokenBus) -> None:
 
         assert len(opened.list_objects()) == 2
     assert list(bus.flash.keys) == [1]
+
+
+def test_what_is_said_comes_back(bus: TokenBus) -> None:
+    """To anybody, and in a session, in messages of every length around a packet."""
+    with device() as hsm, hsm.create_session_derived(1, PASSWORD_IN_USE) as opened:
+        for size in (0, 1, 60, 61, 62, 125, 2000):
+            text = bytes(range(256)) * 8
+            assert hsm.send_cmd(COMMAND.ECHO, text[:size]) == text[:size]
+            assert opened.send_secure_cmd(COMMAND.ECHO, text[:size]) == text[:size]
+
+
+def test_objects_are_found_by_what_they_are(bus: TokenBus) -> None:
+    """By id, by type, by both; the device has no other filters."""
+    with session() as opened:
+        found = [
+            [(entry.id, entry.object_type) for entry in opened.list_objects(object_id=number, object_type=kind)]
+            for number, kind in ((1, None), (None, OBJECT.ASYMMETRIC_KEY), (2, OBJECT.ASYMMETRIC_KEY), (3, None))
+        ]
+        with pytest.raises(YubiHsmDeviceError):
+            opened.list_objects(label="key 1")
+
+    assert found == [[(1, 2), (1, 3)], [(1, 3), (2, 3)], [(2, 3)], []]
+
+
+def put(opened: AuthSession, number: int, may: CAPABILITY, delegated: CAPABILITY = CAPABILITY.NONE) -> None:
+    """Another authentication key."""
+    AuthenticationKey.put_derived(opened, number, "other", 0xFFFF, may, delegated, "another password")
+
+
+Act = Callable[[AuthSession], object]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda opened: opened.reset_device(),
+        lambda opened: AsymmetricKey.generate(opened, 9, "x", 1, CAPABILITY.SIGN_ECDSA, ALGORITHM.EC_P256),
+        lambda opened: AsymmetricKey(opened, 1).sign_ecdsa(MESSAGE),
+        lambda opened: AsymmetricKey(opened, 1).delete(),
+        lambda opened: AuthenticationKey(opened, 1).delete(),
+        lambda opened: AuthenticationKey(opened, 1).change_password("mine"),
+        lambda opened: put(opened, 10, CAPABILITY.NONE),
+    ],
+    ids=["reset", "generate", "sign", "delete key", "delete authentication", "change", "put"],
+)
+def test_a_session_may_what_its_key_may(bus: TokenBus, act: Act) -> None:
+    """And nothing else; nothing changes."""
+    with session() as opened:
+        put(opened, 9, CAPABILITY.NONE)
+    before = bus.flash
+    with session("another password", 9) as opened, pytest.raises(YubiHsmDeviceError) as caught:
+        act(opened)
+
+    assert caught.value.code == ERROR.INSUFFICIENT_PERMISSIONS
+    assert bus.flash == before
+
+
+def test_nobody_gives_more_than_he_may_delegate(bus: TokenBus) -> None:
+    """A key that may make keys makes none that may more."""
+    with session() as opened:
+        put(opened, 9, CAPABILITY.PUT_AUTHENTICATION_KEY, CAPABILITY.SIGN_ECDSA)
+    with session("another password", 9) as opened:
+        put(opened, 10, CAPABILITY.SIGN_ECDSA)
+        with pytest.raises(YubiHsmDeviceError) as caught:
+            put(opened, 11, CAPABILITY.RESET_DEVICE)
+
+    assert caught.value.code == ERROR.INSUFFICIENT_PERMISSIONS
+
+
+def test_an_id_is_taken_once(bus: TokenBus) -> None:
+    """Of each type; with id 0 the device chooses."""
+    with session() as opened:
+        for make in (lambda: put(opened, 1, CAPABILITY.NONE), lambda: generate(opened, 2)):
+            with pytest.raises(YubiHsmDeviceError) as caught:
+                make()
+            assert caught.value.code == ERROR.OBJECT_EXISTS
+        assert generate(opened, 0).id == 3
+
+
+def generate(opened: AuthSession, number: int) -> AsymmetricKey:
+    """A key on P-256."""
+    return AsymmetricKey.generate(opened, number, "x", 1, CAPABILITY.SIGN_ECDSA, ALGORITHM.EC_P256)
+
+
+def test_what_it_does_not_have_is_refused(bus: TokenBus) -> None:
+    """Keys of other kinds, hashes of other lengths, commands of other devices."""
+    with session() as opened:
+        tries: list[tuple[Act, ERROR]] = [
+            (lambda at: at.get_pseudo_random(8), ERROR.INVALID_COMMAND),
+            (lambda at: at.send_secure_cmd(COMMAND.CREATE_SESSION, bytes(10)), ERROR.INVALID_COMMAND),
+            (lambda at: at.send_secure_cmd(COMMAND.GET_OBJECT_INFO, b"1"), ERROR.WRONG_LENGTH),
+            (lambda at: at.send_secure_cmd(COMMAND.SIGN_ECDSA, b"\0\1" + bytes(31)), ERROR.INVALID_DATA),
+            (lambda at: AsymmetricKey(at, 7).get_info(), ERROR.OBJECT_NOT_FOUND),
+            (
+                lambda at: AsymmetricKey.generate(at, 7, "x", 1, CAPABILITY.NONE, ALGORITHM.EC_ED25519),
+                ERROR.INVALID_DATA,
+            ),
+        ]
+        for act, code in tries:
+            with pytest.raises(YubiHsmDeviceError) as caught:
+                act(opened)
+            assert caught.value.code == code
+
+
+def test_a_message_that_was_tampered_with_ends_the_session(bus: TokenBus) -> None:
+    """One bit is enough, and nothing is done."""
+    with device() as hsm:
+        opened = hsm.create_session_derived(1, PASSWORD_IN_USE)
+        opened._mac_chain = bytes(16)
+        with pytest.raises(YubiHsmDeviceError) as caught:
+            opened.reset_device()
+        with pytest.raises(YubiHsmDeviceError) as after:
+            opened.list_objects()
+
+    assert (caught.value.code, after.value.code) == (ERROR.SESSION_FAILED, ERROR.INVALID_SESSION)
+    assert len(bus.flash.keys) == 2

@@ -2,6 +2,7 @@
 """The YubiHSM 2 driver believes nothing that a device says of itself but in its own protocol."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib import util
 
@@ -58,7 +59,7 @@ def connection(answer: Callable[[bytes], bytes]) -> YubiHsmConnection:
         ("", ""),
         ("  ", ""),
         ("E6609103C32B7A2A", "E6609103C32B7A2A"),
-        ("٧٥٥", "٧٥٥"),
+        ("\u0667\u0665", "\u0667\u0665"),
     ],
 )
 def test_serials_are_numbers(given_as: str, serial: str) -> None:
@@ -147,10 +148,8 @@ def test_a_bit_that_flips_destroys_nothing_unasked(step: int, at: int, bit: int)
             true[at] ^= 1 << bit
         return bytes(true)
 
-    try:
+    with suppress(DeviceError):
         connection(answer).probe()
-    except DeviceError:
-        pass
     assert not changes
 
 

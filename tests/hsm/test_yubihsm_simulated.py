@@ -132,7 +132,9 @@ def test_a_key_that_is_not_there_is_no_wrong_password(tmp_path: Path) -> None:
     bus.plug()
     before = bus.flash
 
-    with pytest.raises(DeviceRefused, match="it has no authentication key 7: set hsm.yubihsm") as caught:
+    with pytest.raises(
+        DeviceRefused, match=r"it has no authentication key 7: set hsm\.yubihsm\.authentication_key"
+    ) as caught:
         reset(bus, 7, YUBIHSM.credential)
 
     assert not isinstance(caught.value, SecretRefused)
