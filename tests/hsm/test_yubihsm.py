@@ -114,7 +114,7 @@ FLASH = YubiHsmFlash.new("7550054")
 
 @given(step=st.integers(0, 10), rubbish=st.binary(max_size=80), secret=st.booleans())
 def test_rubbish_at_any_step_is_a_device_error(step: int, rubbish: bytes, secret: bool) -> None:
-    """Whatever comes instead of an answer, in a question and in a reset: nothing else is raised, and no reset missed."""
+    """Whatever comes instead of an answer, in a question or a reset; nothing else is raised, and no reset missed."""
     changes: list[YubiHsmFlash] = []
     card = YubiHsmCard(FLASH, changes.append)
     messages: list[bytes] = []
