@@ -31,7 +31,7 @@ class Level(StrEnum):
     VENDOR = "vendor"  # messages of the maker's own, without CCID
 
 
-READERS = (Level.APDU, Level.TPDU)
+READERS = (Level.APDU, Level.EXTENDED, Level.TPDU)
 
 
 # Configuration by ATR, voltage, clock and baud rate are automatic. At the APDU levels so are the negotiation of
