@@ -125,6 +125,7 @@ class Daemon:
         finally:
             systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
             await _cancel(others)
+            await self._services.builtin.finished()
             await self._manager.stop()  # first of all a reset that runs comes to its end
             await _cancel(console)
             await self._door.close()
@@ -181,7 +182,8 @@ class Daemon:
 
     def _patience_usec(self) -> int:
         """How long the end may take: a reset that runs is not cut short."""
-        return int((self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if self._manager.busy else 0
+        busy = self._manager.busy or self._services.builtin.busy
+        return int((self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if busy else 0
 
     def _check_hearing(self) -> None:
         if (deaf := self._source.deaf()) and deaf not in self._deafness:

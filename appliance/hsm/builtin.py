@@ -62,6 +62,16 @@ class BuiltinHsm:
         self._logged_in: set[Person] = set()
         self._work: set[asyncio.Task[Any]] = set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being done with it, a reset aside."""
+        return bool(self._work)
+
+    async def finished(self) -> None:
+        """Wait for what is being done with it; each has its own time limit."""
+        while self._work:
+            await asyncio.wait(self._work)
+
     def device(self) -> Device | None:
         """What is known of it; None when none is configured."""
         return next(iter(self._manager.devices(HsmClass.BUILTIN)), None)
@@ -78,9 +88,10 @@ class BuiltinHsm:
         """Log the security officer in, for this session.
 
         Raises `SecretRefused`, `Zeroized`, what `Manager.operate` raises, `StateError`. A caller who is cancelled
-        stops nothing.
+        stops nothing, and is not logged in.
         """
         await self._to_the_end(self._log_in(secret, person))
+        self._logged_in.add(person)
 
     async def log_out(self, person: Person) -> bool:
         """End the login of this session; whether there was one."""
@@ -132,7 +143,6 @@ class BuiltinHsm:
             if isinstance(problem, SecretRefused):
                 await self.zeroize_if_due(person)
             raise
-        self._logged_in.add(person)
         await self._record("hsm-login", person, outcome="done")
 
     async def _initialize(self, label: str, secret: Secret, person: Person) -> Report:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-in HSM with a real SoftHSM: initialised, logged in to, zeroized and reset, whatever goes wrong."""
 
+import asyncio
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from appliance.hsm.model import HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.usb import UsbBus
 from tests.support.builtin_house import ADMIN, LABEL, BuiltinHouse, builtin_house, keys, tool
-from tests.support.vendor_module import SERIAL, SO_PIN, USER_PIN, VendorModule, needs_softhsm
+from tests.support.vendor_module import BOUND, SERIAL, SO_PIN, USER_PIN, VendorModule, needs_softhsm
 
 pytestmark = needs_softhsm
 
@@ -175,6 +177,35 @@ async def test_a_wrong_password_counts_when_it_is_initialised_too(tmp_path: Path
             await house.initialize("other", WRONG)
 
     assert left == 1
+
+
+@pytest.mark.parametrize(("pin", "failed"), [(WRONG, 3), (SO_PIN, 2)])
+async def test_who_hangs_up_leaves_no_attempt_open(
+    tmp_path: Path, pin: str, failed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third wrong password zeroizes the HSM though nobody waits for the answer; a right one logs nobody in."""
+    reached, released = threading.Event(), threading.Event()
+    real = client.Library.log_in
+
+    def slow(library: client.Library, slot: int, secret: Secret) -> None:
+        reached.set()
+        released.wait(BOUND)
+        real(library, slot, secret)
+
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await fail(house, 2)
+        monkeypatch.setattr(client.Library, "log_in", slow)
+        login = asyncio.create_task(house.log_in(pin))
+        await asyncio.to_thread(reached.wait, BOUND)
+        login.cancel()
+        await asyncio.wait([login])
+        released.set()
+        await house.hsm.finished()
+
+        assert house.device.state is (HsmState.ZEROIZED if pin == WRONG else HsmState.INITIALIZED)
+        assert not house.hsm.logged_in()
+        assert [record["outcome"] for record in records(house, "hsm-login")].count("not done") == failed
 
 
 async def test_an_attempt_is_spent_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
