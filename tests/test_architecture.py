@@ -88,7 +88,11 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pyudev": ("appliance.hsm.hotplug",),
     "usb": ("appliance.hsm.usb", "appliance.simulator.pyusb_backend"),
     "structlog": ("appliance.log",),
-    "cryptography": ("appliance.simulator.ec_keys", "appliance.simulator.yubihsm_channel"),
+    "cryptography": (
+        "appliance.simulator.ec_keys",
+        "appliance.simulator.rsa_keys",
+        "appliance.simulator.yubihsm_channel",
+    ),
     "yubihsm": ("appliance.hsm.drivers.yubihsm2",),
 }
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Card-verifiable certificates of keys on NIST P-256, as a SmartCard-HSM makes them (BSI TR-03110-3, annex C and D)."""
+"""Card-verifiable certificates of EC and RSA keys, as a SmartCard-HSM makes them (BSI TR-03110-3, annex C and D)."""
 
 from collections.abc import Callable
 
 from appliance.simulator.iso7816 import tlv
 
 ECDSA_WITH_SHA256 = tlv(0x06, bytes.fromhex("04007F00070202020203"))
+RSA_WITH_SHA256 = tlv(0x06, bytes.fromhex("04007F00070202020102"))
 # The curve (FIPS 186-4, D.1.2.3): prime, coefficients, base point, order; cofactor.
 PRIME = bytes.fromhex("FFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF")
 _CURVE = (
@@ -32,20 +33,29 @@ _VALIDITY = tlv(0x7F4C, tlv(0x06, bytes.fromhex("2B06010401 81C31F030202")) + tl
 Sign = Callable[[bytes], bytes]  # what signs the SHA-256 hash of these bytes
 
 
-def device_certificate(holder: str, public: bytes, sign: Sign) -> bytes:
+def device_certificate(holder: str, point: bytes, sign: Sign) -> bytes:
     """The certificate of a device's own key, which it has signed itself: there is no authority over simulated ones."""
-    return _signed(holder, holder, public, sign, _VALIDITY)
+    return _signed(holder, holder, ec_key(point), sign, _VALIDITY)
 
 
-def authenticated_request(holder: str, public: bytes, sign: Sign, device: str, device_sign: Sign) -> bytes:
+def ec_key(point: bytes) -> bytes:
+    """A public key on the curve."""
+    curve = b"".join(tlv(tag, value) for tag, value in _CURVE)
+    return tlv(PUBLIC_KEY, ECDSA_WITH_SHA256 + curve + tlv(0x86, point) + tlv(0x87, b"\1"))
+
+
+def rsa_key(modulus: bytes, exponent: bytes) -> bytes:
+    """A public RSA key."""
+    return tlv(PUBLIC_KEY, RSA_WITH_SHA256 + tlv(0x81, modulus) + tlv(0x82, exponent))
+
+
+def authenticated_request(holder: str, key: bytes, sign: Sign, device: str, device_sign: Sign) -> bytes:
     """The request for a certificate of a new key: signed by it, and by the device, which so vouches that it made it."""
-    inner = _signed(device, holder, public, sign) + tlv(AUTHORITY, device.encode())
+    inner = _signed(device, holder, key, sign) + tlv(AUTHORITY, device.encode())
     return tlv(REQUEST, inner + tlv(SIGNATURE, device_sign(inner)))
 
 
-def _signed(authority: str, holder: str, public: bytes, sign: Sign, more: bytes = b"") -> bytes:
-    curve = b"".join(tlv(tag, value) for tag, value in _CURVE)
-    key = tlv(PUBLIC_KEY, ECDSA_WITH_SHA256 + curve + tlv(0x86, public) + tlv(0x87, b"\1"))
+def _signed(authority: str, holder: str, key: bytes, sign: Sign, more: bytes = b"") -> bytes:
     names = tlv(PROFILE, b"\0") + tlv(AUTHORITY, authority.encode()), tlv(HOLDER, holder.encode())
     body = tlv(BODY, names[0] + key + names[1] + more)
     return tlv(CERTIFICATE, body + tlv(SIGNATURE, sign(body)))

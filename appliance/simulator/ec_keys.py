@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of simulated cards: NIST P-256, stored only under a KEK (AES-256-GCM).
 
-It imports cryptography, as yubihsm_channel does, and no other module. It is imported when a key is first used, because
-a start should be quick.
+It imports cryptography, and so is imported when a key is first used, because a start should be quick.
 """
 
 import hashlib
@@ -25,6 +24,20 @@ _HASHES: dict[int, hashes.HashAlgorithm] = {
     kind.digest_size: kind
     for kind in (hashes.SHA1(), hashes.SHA224(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512())  # noqa: S303 (the host hashes; the card learns only the length)
 }
+
+
+def seal(kek: bytes, name: str, private: bytes) -> bytes:
+    """The private half of a key as it is stored."""
+    nonce = os.urandom(_NONCE)
+    return nonce + AESGCM(kek).encrypt(nonce, private, name.encode())
+
+
+def unseal(kek: bytes, name: str, key: Key) -> bytes:
+    """The private half. Raises `ValueError` when the file was tampered with."""
+    try:
+        return AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], name.encode())
+    except InvalidTag as error:
+        raise ValueError("the key does not open with this KEK") from error
 
 
 def generate(kek: bytes, name: str) -> Key:
@@ -68,17 +81,10 @@ def fingerprint(public: bytes, created: int, *, ecdh: bool) -> bytes:
 
 
 def _key(kek: bytes, name: str, private: ec.EllipticCurvePrivateKey, source: Source) -> Key:
-    nonce = os.urandom(_NONCE)
-    scalar = private.private_numbers().private_value.to_bytes(SIZE, "big")
-    sealed = nonce + AESGCM(kek).encrypt(nonce, scalar, name.encode())
+    sealed = seal(kek, name, private.private_numbers().private_value.to_bytes(SIZE, "big"))
     public = private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return Key(sealed, public, source)
 
 
 def _private(kek: bytes, name: str, key: Key) -> ec.EllipticCurvePrivateKey:
-    """The private half. Raises `ValueError` when the file was tampered with."""
-    try:
-        scalar = AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], name.encode())
-    except InvalidTag as error:
-        raise ValueError("the key does not open with this KEK") from error
-    return ec.derive_private_key(int.from_bytes(scalar, "big"), CURVE)
+    return ec.derive_private_key(int.from_bytes(unseal(kek, name, key), "big"), CURVE)

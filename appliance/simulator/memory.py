@@ -16,6 +16,7 @@ from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import MEMORY_FAILURE, Refused
 
 FORMAT = 1
+_POINT = 65  # bytes of a point of NIST P-256
 _ROUNDS = 1000  # of PBKDF2: nothing secret is in the file of a simulated device
 
 
@@ -28,11 +29,16 @@ class Source(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An EC key pair; the private half is readable only with the KEK."""
+    """An EC or RSA key pair; the private half is readable only with the KEK."""
 
     sealed: bytes
-    public: bytes  # the uncompressed point
+    public: bytes  # the uncompressed point, or the modulus
     source: Source
+
+    @property
+    def is_rsa(self) -> bool:
+        """Which of the two it is."""
+        return len(self.public) > _POINT
 
     def as_json(self) -> dict[str, Any]:
         """For the token file."""

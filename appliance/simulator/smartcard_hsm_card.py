@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A SmartCard-HSM with EC keys on NIST P-256: APDUs in, APDUs out, every change saved before the answer.
+"""A SmartCard-HSM with keys on NIST P-256 and RSA: APDUs in, APDUs out, every change saved before the answer.
 
 The maker's manual is not public: commands and status words are those with which OpenSC (card-sc-hsm.c, sc-hsm-tool.c)
 uses such a card.
@@ -50,7 +50,8 @@ _ATR = bytes.fromhex("3B FE 18 00 00 81 31 FE 45 80 31 81 54 48 53 4D 31 73 80 2
 _SO, _USER = 0x88, 0x81  # references of the PINs
 _PROPRIETARY = 0x80  # class byte
 _RESET_BY_SO = 0x01  # option: RESET RETRY COUNTER is allowed with the SO PIN
-_SIGNED_AS_IT_IS, _HASHED_WITH_SHA256 = 0x70, 0x73  # algorithms of SIGN
+_SIGNED_AS_IT_IS, _HASHED_WITH_SHA256, _RSA_AS_IT_IS = 0x70, 0x73, 0x20  # algorithms of SIGN
+_RSA_SIZE = b"\x08\x00"  # bits, as GENERATE ASYMMETRIC KEY PAIR is told
 _LONGEST_FILE = 2048  # bytes
 
 
@@ -284,27 +285,32 @@ class SmartcardHsmCard(SmartCard):
         """GENERATE ASYMMETRIC KEY PAIR: the key of the number in P1; the answer is the request for its certificate."""
         self._demand_user()
         wishes = dict(objects(command.data))
-        curve = dict(objects(wishes.get(cvc.PUBLIC_KEY, b"")))
+        key = wishes.get(cvc.PUBLIC_KEY, b"")
+        rsa, parameters = key.startswith(cvc.RSA_WITH_SHA256), dict(objects(key))
         holder = wishes.get(cvc.HOLDER, b"").decode("ascii", "replace")
-        if not command.p1 or command.p2 or curve.get(0x81) != cvc.PRIME:
+        known = parameters.get(0x02) == _RSA_SIZE if rsa else parameters.get(0x81) == cvc.PRIME
+        if not command.p1 or command.p2 or not known:
             raise Refused(WRONG_DATA)
-        flash = self.memory.flash.with_new_key(command.p1, holder)
+        flash = self.memory.flash.with_new_key(command.p1, holder, rsa=rsa)
         self.memory.change(flash)
         return flash.files[REQUEST << 8 | command.p1]
 
     def _sign(self, command: Command) -> bytes:
-        """SIGN with the key of the number in P1: what is given is a hash, or is hashed with SHA-256."""
+        """SIGN with the key of the number in P1: a hash, data to be hashed with SHA-256, or a block padded for RSA."""
         self._demand_user()
         key = self.memory.flash.keys.get(command.p1)
         if key is None:
             raise Refused(FILE_NOT_FOUND)
-        if command.p2 not in (_SIGNED_AS_IT_IS, _HASHED_WITH_SHA256):
+        if command.p2 not in ((_RSA_AS_IT_IS,) if key.is_rsa else (_SIGNED_AS_IT_IS, _HASHED_WITH_SHA256)):
             raise Refused(WRONG_P1P2)
-        from appliance.simulator import ec_keys
+        from appliance.simulator import ec_keys, rsa_keys
 
+        kek, name = self.memory.flash.kek, sealed_as(command.p1)
         digest = command.data if command.p2 == _SIGNED_AS_IT_IS else hashlib.sha256(command.data).digest()
         try:
-            return bytes(ec_keys.sign_der(self.memory.flash.kek, sealed_as(command.p1), key, digest))
+            if key.is_rsa:
+                return rsa_keys.power(kek, name, key, command.data)
+            return bytes(ec_keys.sign_der(kek, name, key, digest))
         except ValueError as error:
             raise Refused(WRONG_DATA) from error
 

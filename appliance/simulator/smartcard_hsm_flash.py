@@ -72,14 +72,16 @@ class SmartcardHsmFlash:
             flash = flash.with_file(DESCRIPTION << 8 | number, tlv(0xA0, text + usage + kind))
         return flash
 
-    def with_new_key(self, number: int, holder: str) -> Self:
+    def with_new_key(self, number: int, holder: str, *, rsa: bool = False) -> Self:
         """The same with a new key in that place, and the request for its certificate, of that holder, in a file."""
-        from appliance.simulator import ec_keys
+        from appliance.simulator import ec_keys, rsa_keys
 
-        key = ec_keys.generate(self.kek, sealed_as(number))
+        key = (rsa_keys if rsa else ec_keys).generate(self.kek, sealed_as(number))
+        exponent = rsa_keys.EXPONENT.to_bytes(3, "big")
+        public = cvc.rsa_key(key.public, exponent) if rsa else cvc.ec_key(key.public)
         flash = replace(self, keys={**self.keys, number: key})
         request = cvc.authenticated_request(
-            holder, key.public, flash.signer(number), self.serial + _SEQUENCE, flash.signer(0)
+            holder, public, flash.signer(number), self.serial + _SEQUENCE, flash.signer(0)
         )
         return flash.with_file(REQUEST << 8 | number, request)
 
@@ -94,12 +96,14 @@ class SmartcardHsmFlash:
         return replace(self, files=files, keys=keys)
 
     def signer(self, number: int) -> cvc.Sign:
-        """What signs with a key, 0 for the device's own: r and s side by side. Raises `KeyError` for one it has not."""
+        """What signs with a key, 0 for the device's own: of ECDSA, r and s. Raises `KeyError` for one it has not."""
         kek, key = (self.kek, self.keys[number]) if number else (self.device_kek, self.device_key)
 
         def sign(data: bytes) -> bytes:
-            from appliance.simulator import ec_keys
+            from appliance.simulator import ec_keys, rsa_keys
 
+            if key.is_rsa:
+                return rsa_keys.sign(kek, sealed_as(number), key, data)
             return ec_keys.sign(kek, sealed_as(number), key, hashlib.sha256(data).digest())
 
         return sign

@@ -10,7 +10,7 @@ from appliance.hsm.drivers.smartcard_hsm import SmartcardHsmDriver
 from appliance.hsm.model import HsmState, Probe, Secret
 from appliance.hsm.usb import UsbBus
 from appliance.simulator.families import SMARTCARD_HSM
-from tests.support.signature import verifies
+from tests.support.signature import verifies, verifies_rsa
 from tests.support.token_bus import TokenBus
 from tests.support.vpcd import Desk, card_of, desk
 
@@ -91,6 +91,31 @@ def test_opensc_generates_a_key_and_uses_it(bus: TokenBus, folder: Path) -> None
         assert verifies(card.memory.flash.keys[3].public, signature(at, folder, "10"), DIGEST)
 
     assert (before["Keys"], dict(probe(bus).details)["Keys"]) == ("2", "3")
+
+
+def test_opensc_generates_an_rsa_key_and_signs_until_it_is_reset(bus: TokenBus, folder: Path) -> None:
+    """The card makes it and signs with it what OpenSC has hashed and padded; nobody does after our driver's reset."""
+    data, signed = folder / "data", folder / "signed"
+    data.write_bytes(b"a backup")
+    sign = ("--sign", "-m", "SHA256-RSA-PKCS", "--id", "10", "-i", str(data), "-o", str(signed))
+    login = ("pkcs11-tool", "--login", "--pin", PIN)
+    card = card_of(bus)
+    with desk(card, folder) as at:
+        at.run(*login, "--keypairgen", "--key-type", "rsa:2048", "--id", "10", "--label", "mine")
+        listed = at.run(*login, "--list-objects")
+        at.run(*login, *sign)
+
+    assert "Private Key Object; RSA" in listed
+    assert "Public Key Object; RSA 2048 bits" in listed
+    assert verifies_rsa(card.memory.flash.keys[3].public, signed.read_bytes(), b"a backup")
+    signed.unlink()
+    with SmartcardHsmDriver(UsbBus(bus.backend)).open(bus.plug()) as connection:
+        connection.factory_reset(lambda _: None, Secret(SO_PIN))
+    bus.unplug()
+    with desk(card_of(bus), folder) as at:
+        at.run(*login, *sign, status=1)
+        assert keys(at) == []
+    assert not signed.exists()
 
 
 def test_opensc_refuses_a_wrong_pin(bus: TokenBus, folder: Path) -> None:

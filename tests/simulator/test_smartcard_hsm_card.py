@@ -20,7 +20,7 @@ from appliance.simulator.iso7816 import objects, tlv
 from appliance.simulator.memory import dump
 from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
 from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
-from tests.support.signature import verifies
+from tests.support.signature import verifies, verifies_rsa
 
 SERIAL = "DENK0403514"
 SO_PIN, WRONG = "3537363231383830", "0000000000000001"
@@ -253,6 +253,57 @@ def test_a_generated_key_signs(bench: Bench) -> None:
     assert bench("8068097001AA00") == "6A80"
     assert bench(f"8068096120{digest.hex()}00") == "6A86"
     assert (bench(generate(9, cvc.PRIME[:-1])), bench(generate(0))) == ("6A80", "6A80")
+
+
+def generate_rsa(number: int, bits: int = 2048) -> str:
+    """GENERATE ASYMMETRIC KEY PAIR, of an RSA key."""
+    key = tlv(cvc.PUBLIC_KEY, cvc.RSA_WITH_SHA256 + tlv(0x82, b"\1\0\1") + tlv(0x02, bits.to_bytes(2, "big")))
+    data = tlv(cvc.PROFILE, b"\0") + key + tlv(cvc.HOLDER, b"DEMINE00001")
+    return f"0046{number:02X}00{len(data):02X}{data.hex()}"
+
+
+def raise_to_private(number: int, block: bytes) -> str:
+    """SIGN with an RSA key: nothing is hashed or padded by the card."""
+    return f"8068{number:02X}2000{len(block):04X}{block.hex()}0000"
+
+
+def test_a_generated_rsa_key_signs(bench: Bench) -> None:
+    """The request for its certificate holds its modulus and is signed by it; it raises any block to its power."""
+    bench(VERIFY, generate_rsa(9))
+    key = bench.flash.keys[9]
+    request = dict(objects(dict(objects(bench.flash.files[0xCE09]))[cvc.REQUEST]))
+    certificate = dict(objects(request[cvc.CERTIFICATE]))
+    body = dict(objects(certificate[cvc.BODY]))
+    parts = dict(objects(body[cvc.PUBLIC_KEY]))
+    block = b"\0\1" + bytes(range(254))
+    answer = bytes.fromhex(bench(raise_to_private(9, block)))
+
+    assert (key.is_rsa, bench.flash.keys[1].is_rsa) == (True, False)
+    assert (parts[0x81], parts[0x82]) == (key.public, b"\1\0\1")
+    assert verifies_rsa(key.public, certificate[cvc.SIGNATURE], tlv(cvc.BODY, certificate[cvc.BODY]))
+    assert answer[-2:] == b"\x90\0"
+    assert pow(int.from_bytes(answer[:-2]), 65537, int.from_bytes(key.public)) == int.from_bytes(block)
+
+
+def test_what_no_rsa_key_can_do_is_refused(bench: Bench) -> None:
+    """Other sizes, blocks that are no number below the modulus, the algorithms of the other kind of key."""
+    bench(VERIFY, generate_rsa(9))
+
+    assert (bench(generate_rsa(8, 1024)), bench(generate_rsa(0))) == ("6A80", "6A80")
+    assert [bench(raise_to_private(9, block)) for block in (bytes(255), b"\xff" * 256)] == ["6A80", "6A80"]
+    assert bench(raise_to_private(1, bytes(256))) == "6A86"
+    assert bench(f"8068097020{'00' * 32}00") == "6A86"
+
+
+def test_no_rsa_key_opens_with_another_kek(bench: Bench) -> None:
+    """After INITIALIZE DEVICE its ciphertext is gone from the file, and would be noise."""
+    bench(VERIFY, generate_rsa(9))
+    key = bench.flash.keys[9]
+    bench(initialize())
+    ghost = Bench(replace(bench.flash, keys={9: key}))
+
+    assert key.sealed.hex() not in dump(bench.flash).decode()
+    assert ghost(VERIFY, raise_to_private(9, bytes(256))) == "6A80"
 
 
 def test_no_key_opens_with_another_kek(bench: Bench) -> None:
