@@ -30,6 +30,7 @@ class Backend(SimulatedBackend):
         self.places: list[Place] = []
         self.closed: set[int] = set()  # addresses
         self.looks = 0  # how often it was looked for devices
+        self._looked = threading.Condition()
         self._folder = folder
 
     def put(self, address: int, usb_serial: str = "A1") -> Attachment:
@@ -46,8 +47,16 @@ class Backend(SimulatedBackend):
 
     def enumerate_devices(self) -> Iterator[Place]:
         """All that is plugged in."""
-        self.looks += 1
+        with self._looked:
+            self.looks += 1
+            self._looked.notify_all()
         return super().enumerate_devices()
+
+    def seen(self) -> None:
+        """Return when what is there now has been seen."""
+        with self._looked:
+            enough = self.looks + 3
+            assert self._looked.wait_for(lambda: self.looks >= enough, LONG)
 
     def open_device(self, place: Place) -> Handle:
         """Open it, where that is allowed."""
@@ -56,6 +65,23 @@ class Backend(SimulatedBackend):
 
             raise USBError(os.strerror(errno.EACCES), None, errno.EACCES)
         return super().open_device(place)
+
+
+class Waiting:
+    """Somebody waits for a device, and has not found it on the bus as it is."""
+
+    def __init__(self, backend: Backend, old: Attachment) -> None:
+        self._found: list[Attachment] = []
+        self._thread = threading.Thread(target=lambda: self._found.append(UsbBus(backend).returned(old, LONG, LONG)))
+        self._thread.start()
+        backend.seen()
+        assert self._found == []
+
+    def found(self) -> Attachment:
+        """What he finds in the end."""
+        self._thread.join(LONG)
+        (found,) = self._found
+        return found
 
 
 @pytest.fixture
@@ -79,16 +105,10 @@ def test_it_is_waited_for(backend: Backend) -> None:
     old = backend.put(5)
     backend.take(5)
     backend.put(7, "B2")
-    found: list[Attachment] = []
-    waiting = threading.Thread(target=lambda: found.append(UsbBus(backend).returned(old, LONG, LONG)))
-    waiting.start()
-    while backend.looks < 5:
-        pass
-    early = list(found)
+    waiting = Waiting(backend, old)
     new = backend.put(6)
-    waiting.join(LONG)
 
-    assert (early, found) == ([], [new])
+    assert waiting.found() == new
 
 
 def test_one_that_has_not_left_in_time_is_where_it_was(backend: Backend) -> None:
@@ -102,17 +122,11 @@ def test_one_that_has_not_left_in_time_is_where_it_was(backend: Backend) -> None
 def test_one_that_has_not_left_yet_is_not_taken(backend: Backend) -> None:
     """It is about to go."""
     old = backend.put(5)
-    found: list[Attachment] = []
-    waiting = threading.Thread(target=lambda: found.append(UsbBus(backend).returned(old, LONG, LONG)))
-    waiting.start()
-    while backend.looks < 5:
-        pass
-    early = list(found)
+    waiting = Waiting(backend, old)
     backend.take(5)
     new = backend.put(6)
-    waiting.join(LONG)
 
-    assert (early, found) == ([], [new])
+    assert waiting.found() == new
 
 
 def test_one_that_stays_away_is_gone(backend: Backend) -> None:
@@ -144,16 +158,10 @@ def test_permission_may_come_late(backend: Backend) -> None:
     backend.take(5)
     new = backend.put(6)
     backend.closed = {6}
-    found: list[Attachment] = []
-    waiting = threading.Thread(target=lambda: found.append(UsbBus(backend).returned(old, LONG, LONG)))
-    waiting.start()
-    while backend.looks < 5:
-        pass
-    early = list(found)
+    waiting = Waiting(backend, old)
     backend.closed = set()
-    waiting.join(LONG)
 
-    assert (early, found) == ([], [new])
+    assert waiting.found() == new
 
 
 def test_permission_that_does_not_come_is_the_reason(backend: Backend) -> None:

@@ -16,6 +16,7 @@ from appliance.simulator.device import SimulatedDevice
 from appliance.simulator.families import YUBIHSM, load, new_token, remnant
 from appliance.simulator.faults import Fault, Misdeed
 from appliance.simulator.memory import dump
+from appliance.simulator.usbip_protocol import Export
 from appliance.simulator.yubihsm_card import YubiHsmCard
 from appliance.simulator.yubihsm_flash import YubiHsmFlash, keys_of
 from appliance.simulator.yubihsm_objects import Failed
@@ -226,6 +227,15 @@ async def test_it_has_an_interface_of_its_own(plugs: Plugs) -> None:
     assert [(point.bEndpointAddress, point.wMaxPacketSize) for point in interface] == [(0x01, 64), (0x81, 64)]
     assert len(whole) == 9 + 9 + 7 + 7 == int.from_bytes(whole[2:4], "little")
     assert whole[9 + 5] == 0xFF
+
+
+async def test_usbip_shows_its_interface(plugs: Plugs) -> None:
+    """Among what is said of a device that nobody has imported."""
+    make_token(plugs.folder / "a.token", SERIAL, family="yubihsm")
+    await plugs.settled()
+    ((attachment, device),) = plugs.bus.plugged()
+
+    assert Export(attachment, device.level).record_with_interfaces()[-4:-1] == b"\xff\0\0"
 
 
 async def test_it_knows_no_request_of_ccid(plugs: Plugs) -> None:
