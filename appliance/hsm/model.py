@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The values of the domain: frozen, comparable, free of I/O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -104,6 +104,7 @@ class Probe:
     obstacle: str = ""  # why a factory reset is impossible on this device; "" when it is possible
     conflict: str = ""  # how the numbers that USB and the device tell differ; "" when they do not
     details: tuple[tuple[str, str], ...] = ()  # further lines for `token backup show`: name, value
+    remarks: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # such lines, of what changes by itself
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
     credential: Credential | None = None  # None when a factory reset needs none

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A YubiHSM 2 with authentication keys and P-256 keys: messages in, answers out, every change saved before the answer.
 
-Commands, errors and layouts are those of the maker's manual, as far as they are here. It keeps no log.
+Commands, errors and layouts are those of the maker's manual, as far as they are here. It counts the entries of its log,
+and keeps none.
 """
 
 import struct
@@ -71,6 +72,7 @@ class YubiHsmCard:
         self.restarts = False
         self._clock = clock
         self._sessions: dict[int, Session] = {}
+        self._logged = 1  # entries; that of being switched on
         self._objects = Objects(self.memory)
         self._open: dict[int, Callable[[bytes], bytes]] = {  # to anybody
             Code.ECHO: lambda data: data,
@@ -86,6 +88,7 @@ class YubiHsmCard:
     def power_off(self) -> None:
         """Forget the sessions."""
         self._sessions.clear()
+        self._logged = 1
         self.serial = self.memory.flash.serial
         self.restarts = False
 
@@ -103,6 +106,7 @@ class YubiHsmCard:
         if len(message) < 3 or int.from_bytes(message[1:3], "big") != len(data):
             return _error(Failure.WRONG_LENGTH)
         try:
+            self._log(code)
             match code:
                 case Code.AUTHENTICATE_SESSION:
                     return _answer(code, self._authenticate(message))
@@ -115,6 +119,11 @@ class YubiHsmCard:
         except Failed as failed:
             return _error(failed.failure)
 
+    def _log(self, code: int) -> None:
+        """A command leaves an entry; in a full log it takes the place of the oldest."""
+        if code not in (Code.ECHO, Code.DEVICE_INFO, Code.SESSION_MESSAGE):
+            self._logged = min(self._logged + 1, LOG_SIZE)
+
     # To anybody
 
     def _device_info(self, data: bytes) -> bytes:
@@ -122,7 +131,7 @@ class YubiHsmCard:
             return PART_NUMBER
         if data not in (b"", b"\0"):
             raise Failed(Failure.INVALID_DATA)
-        return struct.pack("!BBBIBB", *VERSION, int(self.serial, 10), LOG_SIZE, 0) + ALGORITHMS
+        return struct.pack("!BBBIBB", *VERSION, int(self.serial, 10), LOG_SIZE, self._logged) + ALGORITHMS
 
     def _create_session(self, data: bytes) -> bytes:
         from appliance.simulator.yubihsm_channel import MAC, Channel, unseal
@@ -188,6 +197,7 @@ class YubiHsmCard:
         code, end = message[0], 3 + int.from_bytes(message[1:3], "big")
         if end >= len(message):
             return _error(Failure.WRONG_LENGTH)
+        self._log(code)
         try:
             return _answer(code, self._command(code, message[3:end], session, place))
         except Failed as failed:

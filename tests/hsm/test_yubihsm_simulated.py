@@ -126,6 +126,19 @@ def test_a_device_without_a_serial_on_usb_has_the_one_that_it_tells(tmp_path: Pa
     assert YUBIHSM.probe(bus, bus.plug(usb_serial="")).serial == "7550054"
 
 
+def test_what_a_question_costs_is_shown_and_is_no_change(tmp_path: Path) -> None:
+    """An entry in the log for each command of a session; the device is as it was nevertheless."""
+    bus = YUBIHSM.bus(tmp_path)
+    bus.plug()
+    probes = [YUBIHSM.probe(bus, bus.here) for _ in range(2)]
+
+    assert [probe.remarks for probe in probes] == [
+        (("Log entries", "1 of 62"),),
+        (("Log entries", "6 of 62"),),
+    ]
+    assert probes[0] == probes[1]
+
+
 def test_a_key_that_is_not_there_is_no_wrong_password(tmp_path: Path) -> None:
     """The sentence says what to set; nothing is destroyed."""
     bus = YUBIHSM.bus(tmp_path, with_keys=1)

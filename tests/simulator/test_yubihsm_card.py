@@ -24,7 +24,7 @@ from tests.support.simulated import Plugs
 from tests.support.tokens import make_token
 
 SERIAL = "7550054"
-INFO = "86000C 020401 00733466 3E00 0C262B"
+INFO = "86000C 020401 00733466 3E01 0C262B"
 CREATE = "03000A 0001 0102030405060708"
 
 
@@ -91,6 +91,17 @@ def test_sessions_are_sixteen_and_end_by_themselves(flash: YubiHsmFlash) -> None
     assert places == [f"{place:02X}" for place in range(16)]
     assert full == "7F000105"
     assert answer(card, CREATE)[6:8] == "00"
+
+
+def test_what_begins_a_session_leaves_an_entry_in_the_log(flash: YubiHsmFlash) -> None:
+    """Who only asks who it is leaves none; of sixty-two the oldest goes."""
+    card = YubiHsmCard(flash, lambda _: None)
+    used = []
+    for _ in range(70):
+        used += [int(answer(card, "060000")[22:24], 16)]
+        answer(card, CREATE)
+
+    assert used == [*range(1, 62), *[62] * 9]
 
 
 def test_no_session_outlives_the_power(flash: YubiHsmFlash) -> None:

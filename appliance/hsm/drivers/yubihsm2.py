@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A YubiHSM 2 is asked who it is and whether the factory's key opens it, and reset inside an authenticated session.
 
-It counts no wrong passwords. What a question costs: a line in the device's log for each session that is begun, where
-sixty-two have room and the newest push out the oldest, or, on a device that is forced to keep them all, a count of
-those that had none. A session that was opened is closed again. One with a wrong password cannot be: it keeps one of
-sixteen places for thirty seconds.
+It counts no wrong passwords. What a question costs: one entry in the log of a device in use, five in that of a blank
+one, where sixty-two have room and the newest push out the oldest; a device that is forced to keep them all begins
+sessions nevertheless, and counts them. A session that was opened is closed again. One with a wrong password cannot be:
+it keeps one of sixteen places for thirty seconds.
 
 Yubico's package ``yubihsm`` speaks the protocol, over our own USB transport. It is imported at the first use, because
 it is an optional extra and takes its time.
@@ -164,6 +164,7 @@ class YubiHsmConnection(Connection):
             model=self._driver.title,
             firmware=".".join(map(str, info.version)),
             details=(("Objects", str(contents.objects) if contents else "not told without a password"),),
+            remarks=(("Log entries", f"{info.log_used} of {info.log_size}"),),
             shortcomings=shortcomings,
             credential=None if contents and contents.may_reset else self._credential(),
         )

@@ -81,7 +81,7 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
         return await _fail(kind, call, problem)
     attachment = device.attachment
     more = [("Conflict", device.probe.conflict)] if device.probe and device.probe.conflict else []
-    more += device.probe.details if device.probe else ()
+    more += (*device.probe.details, *device.probe.remarks) if device.probe else ()
     more += [
         ("USB Product", attachment.product),
         ("USB Manufacturer", attachment.manufacturer),
