@@ -81,8 +81,13 @@ class BuiltinHsm:
         return bool(self._logged_in)
 
     async def attempts_left(self) -> int:
-        """How many wrong logins it takes until it is zeroized; 0: it is due. Raises `StateError`."""
-        return await in_thread(self._attempts.left, "attempts")
+        """How many wrong logins it takes until it is zeroized; 0: it is due. Raises `StateError`.
+
+        A Luna HSM counts as well; it may have seen some that came through another program.
+        """
+        left = await in_thread(self._attempts.left, "attempts")
+        device = self.device()
+        return min(left, 1) if device and device.probe and device.probe.final_try else left
 
     async def log_in(self, secret: Secret, person: Person) -> None:
         """Log the security officer in, for this session.
@@ -140,8 +145,7 @@ class BuiltinHsm:
         except ApplianceError as problem:
             self._logged_in.discard(person)
             await self._record("hsm-login", person, outcome="not done", reason=str(problem))
-            if isinstance(problem, SecretRefused):
-                await self.zeroize_if_due(person)
+            await self._zeroize_after(problem, person)
             raise
         await self._record("hsm-login", person, outcome="done")
 
@@ -173,8 +177,7 @@ class BuiltinHsm:
             outcome = Outcome.UNKNOWN if begun and not isinstance(problem, DeviceRefused) else Outcome.NOT_DONE
             report = Report(outcome, str(problem), "")
             await self._record_init(report, person)
-            if isinstance(problem, SecretRefused):
-                await self.zeroize_if_due(person)
+            await self._zeroize_after(problem, person)
             if outcome is Outcome.NOT_DONE:
                 raise
         else:
@@ -187,7 +190,7 @@ class BuiltinHsm:
         Raises `Zeroized`, `SecretRefused`, or whatever else it comes to: then nobody knows, and it is spent.
         """
         await self.zeroize_if_due(person)
-        left = await self.attempts_left()
+        left = await in_thread(self._attempts.left, "attempts")
         try:
             result = await self._operate(call)
         except SecretRefused:
@@ -197,6 +200,16 @@ class BuiltinHsm:
             raise
         await in_thread(partial(self._attempts.set, self._attempts.most), "attempts")
         return result
+
+    async def _zeroize_after(self, problem: ApplianceError, person: Person) -> None:
+        """What a refused password leads to: the reset when none is left, or when the HSM has zeroized itself.
+
+        Raises `Zeroized` then.
+        """
+        if isinstance(problem, SecretRefused):
+            await self.zeroize_if_due(person)
+        if isinstance(problem, DeviceRefused) and self._existing().state is HsmState.ZEROIZED:
+            raise Zeroized(await self.factory_reset(person, lambda _: None))
 
     async def _operate(self, call: Callable[[BuiltinConnection], T]) -> T:
         def narrowed(connection: Connection) -> T:

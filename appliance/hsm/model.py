@@ -108,6 +108,7 @@ class Probe:
     shortcomings: tuple[str, ...] = ()  # what speaks against factory state; empty if and only if ZEROIZED
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
     credential: Credential | None = None  # None when a factory reset needs none
+    final_try: bool = False  # the token itself says that the next wrong login of its security officer is the last
     told: str = ""  # the serial number that the token tells, where that changes and `serial` is what it was set up as
 
 

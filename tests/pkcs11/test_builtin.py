@@ -25,6 +25,7 @@ from appliance.hsm.builtin import Person, Zeroized
 from appliance.hsm.drivers import builtin as drivers
 from appliance.hsm.model import HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
+from appliance.hsm.pkcs11.codes import error
 from appliance.hsm.usb import UsbBus
 from tests.support.builtin_house import ADMIN, LABEL, BuiltinHouse, builtin_house, keys, tool
 from tests.support.vendor_module import BOUND, SERIAL, SO_PIN, USER_PIN, VendorModule, needs_softhsm
@@ -415,6 +416,32 @@ async def test_three_wrong_passwords_zeroize_a_luna_hsm(vendor: VendorModule, tm
     assert (raised.value.report.outcome, zeroized, report.outcome) == (Outcome.DONE, HsmState.ZEROIZED, Outcome.DONE)
 
 
+async def test_a_luna_hsm_counts_too(vendor: VendorModule, tmp_path: Path) -> None:
+    """Where it says that the next wrong password is the last, that is what is shown."""
+    vendor.tell("flags", "200000")
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        assert await house.hsm.attempts_left() == 1
+
+
+async def test_a_luna_hsm_that_has_zeroized_itself_is_reset(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program's wrong passwords have brought about ends in the same state and the same records."""
+
+    def threshold(*_: object) -> None:
+        vendor.tell("zeroized")
+        raise error("C_Login", 0x8000001C)
+
+    monkeypatch.setattr(client.Library, "log_in", threshold)
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        with pytest.raises(Zeroized):
+            await house.log_in(WRONG)
+
+    assert "LUNA_RET_SO_LOGIN_FAILURE_THRESHOLD" in str(records(house, "hsm-login")[0]["reason"])
+    assert [record["outcome"] for record in records(house, "reset-outcome")] == ["done"]
+    assert vendor.keys() == 0
+
+
 async def test_another_hsm_is_not_taken_for_it(vendor: VendorModule, tmp_path: Path) -> None:
     """Where the library shows no HSM with the configured serial number there is none."""
     async with builtin_house(tmp_path / "state", luna(vendor, "475290")) as house:
@@ -428,16 +455,16 @@ async def test_another_hsm_is_not_taken_for_it(vendor: VendorModule, tmp_path: P
     assert vendor.calls("CA_FactoryReset") == 0
 
 
-@pytest.mark.parametrize(("fault", "error"), [("hang", DeviceTimeout), ("crash", ProtocolError), ("30", DeviceError)])
+@pytest.mark.parametrize(("fault", "kind"), [("hang", DeviceTimeout), ("crash", ProtocolError), ("30", DeviceError)])
 async def test_a_library_that_fails_in_a_login_costs_the_attempt(
-    vendor: VendorModule, tmp_path: Path, fault: str, error: type[DeviceError], monkeypatch: pytest.MonkeyPatch
+    vendor: VendorModule, tmp_path: Path, fault: str, kind: type[DeviceError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the password was right nobody knows, so it counts; the HSM holds what it held and can be used again."""
     vendor.tell("fault-C_Login", fault)
     async with builtin_house(tmp_path / "state", luna(vendor)) as house:
         with monkeypatch.context() as patch:
             patch.setattr(client, "CALL_TIMEOUT", 1.0)
-            with pytest.raises(error):
+            with pytest.raises(kind):
                 await house.log_in()
         left = await house.hsm.attempts_left()
         logged_in = house.hsm.logged_in()

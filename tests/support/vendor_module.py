@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,11 @@ def tool(*arguments: str) -> str:
 
 def children() -> list[str]:
     """The processes that this one has started, in whichever thread, and that are not gone."""
-    return sorted(" ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split())
+    found: list[str] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
+            found += path.read_text().split()
+    return sorted(found)
 
 
 def compiled(folder: Path) -> Path:

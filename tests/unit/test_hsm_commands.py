@@ -258,6 +258,20 @@ async def test_a_zeroized_hsm_takes_no_login() -> None:
     )
 
 
+@pytest.mark.parametrize("words", ["login", "init -label x"])
+async def test_an_unfinished_reset_is_to_be_completed_first(words: str) -> None:
+    """Nobody is asked for a password of an HSM that may be half destroyed."""
+    shell = Shell(FakeBuiltin(builtin_device(interrupted=INTENT)))
+
+    assert await shell.command(f"hsm {words}", "s3cret-pin") == "\n" + frame(
+        f"hsm {words.split()[0]}",
+        "300000 : CKR_DEVICE_ERROR",
+        "A reset of this HSM was begun and has not ended. Its state is unknown.\n"
+        "        Use 'hsm factoryReset' to complete it.",
+    )
+    assert shell.hsm.asked == []
+
+
 @pytest.mark.parametrize("answer", ["", "\u00e4", "x" * 256, "tab\tbed"])
 async def test_a_password_that_cannot_be_one_costs_no_attempt(answer: str) -> None:
     """Only what can be a password is tried."""

@@ -14,7 +14,14 @@ from typing import Self
 from appliance.config import HsmSettings
 from appliance.errors import DeviceGone, ProtocolError, SerialMismatch
 from appliance.hsm.drivers import Connection, Progress, UsbId
-from appliance.hsm.drivers.pkcs11_slot import TOKEN_INITIALIZED, USER_PIN_INITIALIZED, SlotDriver, details, present
+from appliance.hsm.drivers.pkcs11_slot import (
+    SO_PIN_FINAL_TRY,
+    TOKEN_INITIALIZED,
+    USER_PIN_INITIALIZED,
+    SlotDriver,
+    details,
+    present,
+)
 from appliance.hsm.model import Attachment, HsmState, Probe, Secret
 from appliance.hsm.pkcs11.client import Library, MissingFunction, Token
 from appliance.hsm.usb import UsbBus
@@ -101,6 +108,7 @@ class LunaConnection(Connection):
             label=token.label,
             details=details(token, self._driver.path),
             shortcomings=shortcomings,
+            final_try=bool(token.flags & SO_PIN_FINAL_TRY),
         )
 
     def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
