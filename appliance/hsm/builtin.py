@@ -61,6 +61,7 @@ class BuiltinHsm:
         self._audit = audit
         self._logged_in: set[Person] = set()
         self._work: set[asyncio.Task[Any]] = set()
+        self._turn = asyncio.Lock()  # an attempt and what follows from it, before the next one
 
     @property
     def busy(self) -> bool:
@@ -119,8 +120,7 @@ class BuiltinHsm:
 
         Raises `Zeroized` then.
         """
-        if not await self.attempts_left() and self._existing().state is not HsmState.ZEROIZED:
-            raise Zeroized(await self.factory_reset(person, lambda _: None))
+        await self._to_the_end(self._zeroize_if_due(person))
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:
         """Reset it like any HSM; what is known of it afterwards is what it says then.
@@ -139,6 +139,10 @@ class BuiltinHsm:
             raise UnknownSerial("")
         return device
 
+    async def _zeroize_if_due(self, person: Person) -> None:
+        if not await self.attempts_left() and self._existing().state is not HsmState.ZEROIZED:
+            raise Zeroized(await self.factory_reset(person, lambda _: None))
+
     async def _log_in(self, secret: Secret, person: Person) -> None:
         try:
             await self._attempt(person, lambda connection: connection.log_in(secret, self._attempts.spend))
@@ -156,16 +160,18 @@ class BuiltinHsm:
         begun: list[bool] = []
 
         def before() -> None:
+            self._audit.append(
+                "hsm-init-intent", actor=person.actor, origin=person.origin, label=label, told_serial=self._told()
+            )
             if blank:
                 self._attempts.set(self._attempts.most)  # those of whoever had it before
             else:
                 self._attempts.spend()
-            self._audit.append(
-                "hsm-init-intent", actor=person.actor, origin=person.origin, label=label, told_serial=self._told()
-            )
             begun.append(True)
 
         def work(connection: BuiltinConnection) -> Probe:
+            if (connection.probe().state is HsmState.ZEROIZED) is not blank:  # or a password would be tried uncounted
+                raise DeviceError("it is not what it was any more")
             connection.initialize(label, secret, before)
             return connection.probe()
 
@@ -189,7 +195,7 @@ class BuiltinHsm:
 
         Raises `Zeroized`, `SecretRefused`, or whatever else it comes to: then nobody knows, and it is spent.
         """
-        await self.zeroize_if_due(person)
+        await self._zeroize_if_due(person)
         left = await in_thread(self._attempts.left, "attempts")
         try:
             result = await self._operate(call)
@@ -207,7 +213,7 @@ class BuiltinHsm:
         Raises `Zeroized` then.
         """
         if isinstance(problem, SecretRefused):
-            await self.zeroize_if_due(person)
+            await self._zeroize_if_due(person)
         if isinstance(problem, DeviceRefused) and self._existing().state is HsmState.ZEROIZED:
             raise Zeroized(await self.factory_reset(person, lambda _: None))
 
@@ -224,10 +230,14 @@ class BuiltinHsm:
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it as a task of its own: whoever hangs up leaves no attempt without its consequence."""
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._in_turn(work))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return await asyncio.shield(task)
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        async with self._turn:
+            return await work
 
     def _told(self) -> str:
         device = self.device()

@@ -209,6 +209,42 @@ async def test_who_hangs_up_leaves_no_attempt_open(
         assert [record["outcome"] for record in records(house, "hsm-login")].count("not done") == failed
 
 
+async def test_two_who_log_in_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is in the middle of the last attempt, with the right password, the other does not see it as used up."""
+    reached, released = threading.Event(), threading.Event()
+    real = client.Library.log_in
+
+    def slow(library: client.Library, slot: int, secret: Secret) -> None:
+        reached.set()
+        released.wait(BOUND)
+        real(library, slot, secret)
+
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await fail(house, 2)
+        monkeypatch.setattr(client.Library, "log_in", slow)
+        first = asyncio.create_task(house.log_in())
+        await asyncio.to_thread(reached.wait, BOUND)
+        second = asyncio.create_task(house.hsm.zeroize_if_due(OTHER))
+        await asyncio.sleep(0)
+        released.set()
+        await asyncio.gather(first, second)
+
+        assert (house.device.state, await house.hsm.attempts_left()) == (HsmState.INITIALIZED, 3)
+
+
+async def test_a_password_is_not_tried_where_it_would_not_count(tmp_path: Path) -> None:
+    """An HSM that another program has initialised since it was asked is not taken for a zeroized one."""
+    async with builtin_house(tmp_path) as house:
+        tool(tmp_path, "--init-token", "--slot-index", "0", "--so-pin", SO_PIN, "--label", "theirs")
+        with pytest.raises(DeviceError, match="not what it was"):
+            await house.initialize()
+        label = house.device.probe.label if house.device.probe else ""
+
+    assert label == "theirs"
+    assert records(house, "hsm-init-intent") == []
+
+
 async def test_an_attempt_is_spent_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the power fails as the password is given to the HSM, the attempt stands on disk as failed."""
     seen: list[str] = []
@@ -278,6 +314,7 @@ async def test_what_a_killed_reset_has_left_is_removed(tmp_path: Path) -> None:
         await house.initialize()
     [token] = (tmp_path / "builtin/tokens").iterdir()
     (token / "token.object").unlink()
+    (token.parent / "a file").touch()
     async with builtin_house(tmp_path) as house:
         before = house.device.state
         report = await house.reset()

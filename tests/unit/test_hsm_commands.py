@@ -23,7 +23,7 @@ from appliance.errors import (
 )
 from appliance.hsm.builtin import BuiltinHsm, Zeroized
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import HsmClass, HsmState, Intent, Outcome
+from appliance.hsm.model import Device, HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
@@ -258,10 +258,11 @@ async def test_a_zeroized_hsm_takes_no_login() -> None:
     )
 
 
+@pytest.mark.parametrize("device", [builtin_device(interrupted=INTENT), builtin_device(HsmState.TERMINATED)])
 @pytest.mark.parametrize("words", ["login", "init -label x"])
-async def test_an_unfinished_reset_is_to_be_completed_first(words: str) -> None:
+async def test_an_unfinished_reset_is_to_be_completed_first(words: str, device: Device) -> None:
     """Nobody is asked for a password of an HSM that may be half destroyed."""
-    shell = Shell(FakeBuiltin(builtin_device(interrupted=INTENT)))
+    shell = Shell(FakeBuiltin(device))
 
     assert await shell.command(f"hsm {words}", "s3cret-pin") == "\n" + frame(
         f"hsm {words.split()[0]}",

@@ -140,8 +140,11 @@ class SoftHsmConnection(BuiltinConnection):
                 raise DeviceError(str(problem)) from problem
         progress("clearing its folder")
         try:
-            for folder in self._left():
-                shutil.rmtree(folder)
+            for path in self._left():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         except OSError as error:
             raise DeviceError(f"{error.filename}: {error.strerror}") from error
 

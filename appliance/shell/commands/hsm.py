@@ -109,7 +109,7 @@ async def _attempts(call: Invocation, device: Device) -> str:
 
 async def _login(call: Invocation, device: Device) -> Reply:
     builtin, person = call.services.builtin, _person(call)
-    if device.interrupted:
+    if _half_done(device):
         return await _unfinished(call)
     if device.state is HsmState.ZEROIZED:
         hint = "The HSM is in the factory reset (zeroized) state.\nUse 'hsm init' to initialize it."
@@ -136,7 +136,7 @@ async def _init(call: Invocation, device: Device) -> Reply:
     label = call.options["label"]
     if not _LABEL.fullmatch(label):
         return await _failed(call, text.ARGUMENTS_BAD, "The label has 1 to 32 ASCII characters.", "malformed label")
-    if device.interrupted:
+    if _half_done(device):
         return await _unfinished(call)
     blank = device.state is HsmState.ZEROIZED
     if not blank and not builtin.logged_in():
@@ -206,6 +206,10 @@ async def _zeroized(call: Invocation, end: Zeroized) -> Reply:
         return replace(reply, code=0) if call.command == "hsm login" else reply
     sentence = f"The HSM takes no login, and is not known to be zeroized.\n{text.reason(str(end))}"
     return await _failed(call, _THRESHOLD, f"{sentence}\nUse 'hsm factoryReset' to complete it.", str(end))
+
+
+def _half_done(device: Device) -> bool:
+    return device.interrupted is not None or device.state is HsmState.TERMINATED
 
 
 async def _unfinished(call: Invocation) -> Reply:
