@@ -25,7 +25,7 @@ from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
 from tests.support.token_bus import TokenBus
 
 PORT = 0x8C7B  # /etc/reader.conf.d/vpcd; the second slot listens on the next one
-_POWER_OFF, _POWER_ON, _RESET, _GET_ATR = 0, 1, 2, 4
+POWER_OFF, POWER_ON, GET_ATR = 0, 1, 4
 
 PROGRAMS = (
     "pcscd",
@@ -75,12 +75,13 @@ def serve(card: Card, connection: socket.socket, powered: Callable[[], None]) ->
                     powered()
                 case b"\4":  # the reader asks for the ATR also before it gives power
                     answer_to_reset = answer_to_reset or card.power_on()
-                    _send(connection, answer_to_reset)
+                    send(connection, answer_to_reset)
                 case _:
-                    _send(connection, card.transmit(message))
+                    send(connection, card.transmit(message))
 
 
-def _send(connection: socket.socket, data: bytes) -> None:
+def send(connection: socket.socket, data: bytes) -> None:
+    """One message, either way."""
     connection.sendall(len(data).to_bytes(2, "big") + data)
 
 
