@@ -73,7 +73,7 @@ def of_the_card(at: Desk, pin: str) -> tuple[dict[str, Any], str, dict[str, Any]
 def test_opensc_resets_a_card_for_our_driver(tmp_path: Path, folder: Path) -> None:
     """A SmartCard-HSM behind its module: a wrong SO PIN costs one try, the right one leaves no object.
 
-    The module sets a user PIN by itself, so that the card does not count as in factory state.
+    The module sets a user PIN by itself, which is no obstacle right after the reset.
     """
     bus = TokenBus(tmp_path, SERIAL, 2, SMARTCARD_HSM)
     with desk(card_of(bus), folder) as at:
@@ -86,7 +86,7 @@ def test_opensc_resets_a_card_for_our_driver(tmp_path: Path, folder: Path) -> No
     assert (refused, kept["shortcomings"]) == (REFUSED, ["a user PIN is set", "there are objects"])
     assert "SO-PIN tries left    : 14" in tries
     assert (before["serial"], before["state"], trouble) == (SERIAL, "initialized", "")
-    assert after["shortcomings"] == ["a user PIN is set"]
+    assert (after["state"], after["shortcomings"], after["label"]) == ("zeroized", [], "blank (UserPIN)")
     assert ["Public Objects", "0"] in after["details"]
     assert "Object; EC" not in left
     assert "CKR_PIN_INCORRECT" in login

@@ -81,6 +81,36 @@ async def test_the_right_so_pin_resets(module: VendorModule, tmp_path: Path) -> 
     assert SO_PIN not in recorded
 
 
+async def test_a_user_pin_that_the_module_sets_is_no_obstacle(module: VendorModule, tmp_path: Path) -> None:
+    """What C_InitToken wrote is read back: that is proof, each time. Later the token counts as initialized."""
+    module.tell("flags", "8")
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        outcomes, labels = [], []
+        for _ in range(3):
+            outcomes.append((await made.reset(secret=Secret(SO_PIN))).outcome)
+            await made.settled()
+            [device] = made.devices
+            assert device.probe is not None
+            labels.append(device.probe.label)
+
+    assert (outcomes, labels) == ([Outcome.DONE] * 3, ["blank", "empty", "blank"])
+    assert (module.keys(), device.state) == (0, HsmState.INITIALIZED)
+
+
+async def test_a_module_that_only_says_it_did_is_not_believed(module: VendorModule, tmp_path: Path) -> None:
+    """It has written nothing, whatever it says, also where an earlier reset has."""
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        first = await made.reset(secret=Secret(SO_PIN))
+        module.tell("flags", "8")
+        module.tell("idle")
+        second = await made.reset(secret=Secret(SO_PIN))
+
+    assert (first.outcome, second.outcome) == (Outcome.DONE, Outcome.UNKNOWN)
+    assert second.reason == "not in factory state: a user PIN is set"
+
+
 async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path) -> None:
     """The reset is not done, nothing is begun, the key is there, and the PIN is on no record."""
     plugs = Plugs(PLACE)

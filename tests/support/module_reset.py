@@ -14,28 +14,24 @@ from pathlib import Path
 from appliance.config import LibrarySettings
 from appliance.errors import DeviceError
 from appliance.hsm.drivers.pkcs11 import Pkcs11Driver
-from appliance.hsm.model import Attachment, Probe, Secret
+from appliance.hsm.model import Probe, Secret
 from tests.support.fake_driver import attachment
 from tests.support.luna_house import USB_IDS, Plugs
 
 
 def reset(module: Path, usb_serial: str, so_pin: str) -> tuple[Probe, str, Probe]:
-    """What the driver finds before and after, each time in a process of its own, and the trouble with the reset."""
+    """What the driver finds before and right after, and the trouble with the reset."""
     place = attachment("1-1.2", 7, usb_serial)
     plugs = Plugs(place)
     driver = Pkcs11Driver(plugs, [LibrarySettings(module, tuple(USB_IDS))])
-    before, trouble = _probe(driver, place), ""
-    try:
-        with driver.open(place) as connection:
-            connection.factory_reset(lambda _: None, Secret(so_pin))
-    except DeviceError as problem:
-        trouble = f"{type(problem).__name__}: {problem}"
-    return before, trouble, _probe(driver, place)
-
-
-def _probe(driver: Pkcs11Driver, place: Attachment) -> Probe:
+    trouble = ""
     with driver.open(place) as connection:
-        return connection.probe()
+        before = connection.probe()
+        try:
+            connection.factory_reset(lambda _: None, Secret(so_pin))
+        except DeviceError as problem:
+            trouble = f"{type(problem).__name__}: {problem}"
+        return before, trouble, connection.probe()
 
 
 def _lines(found: tuple[Probe, str, Probe]) -> Iterator[str]:

@@ -11,6 +11,7 @@
  *   removable        the slot is marked as one whose token comes and goes
  *   flags            hexadecimal flags that the token has besides its own
  *   insertions       how often the token was put in
+ *   idle             C_InitToken does nothing, and says that it did
  *   so-pin           with which CA_FactoryReset empties SoftHSM's token
  *   zeroized         it was reset and not initialised since
  *   helper           start a process that does not end by itself, and write its number here
@@ -171,18 +172,16 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
     return OK;
 }
 
-static ulong_t under_init_token(ulong_t slot, const char *pin, ulong_t size)
+static ulong_t under_init_token(ulong_t slot, const char *pin, ulong_t size, byte_t *label)
 {
-    byte_t label[32];
-    fill(label, sizeof label, "");
     return ((ulong_t(*)(ulong_t, const char *, ulong_t, byte_t *))under->entry[INIT_TOKEN])(slot, pin, size, label);
 }
 
 static ulong_t init_token(ulong_t slot, const char *pin, ulong_t size, byte_t *label)
 {
     ulong_t code = begin("C_InitToken");
-    if (!code)
-        code = ((ulong_t(*)(ulong_t, const char *, ulong_t, byte_t *))under->entry[INIT_TOKEN])(slot, pin, size, label);
+    if (!code && !is("idle"))
+        code = under_init_token(slot, pin, size, label);
     if (!code)
         unlink(place("", "zeroized"));
     return code ? code : obey("after-", "C_InitToken");
@@ -199,13 +198,15 @@ static ulong_t login(ulong_t session, ulong_t user, const char *pin, ulong_t siz
 ulong_t CA_FactoryReset(ulong_t slot, ulong_t flags)
 {
     char pin[64] = "";
+    byte_t label[32];
     ulong_t code = begin(flags ? "CA_FactoryReset with flags" : "CA_FactoryReset");
     if (code)
         return code;
     if (is("absent"))
         return TOKEN_NOT_PRESENT;
     told("", "so-pin", pin, sizeof pin);
-    code = under_init_token(slot, pin, strlen(pin));
+    fill(label, sizeof label, "");
+    code = under_init_token(slot, pin, strlen(pin), label);
     if (code)
         return code;
     fclose(fopen(place("", "zeroized"), "w"));

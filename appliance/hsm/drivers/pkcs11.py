@@ -27,8 +27,9 @@ from appliance.hsm.pkcs11.client import Library, Token
 from appliance.hsm.usb import UsbBus
 
 LONGEST_PIN = 255  # bytes
-# What the label becomes. OpenSC's module does not write an empty one, and fails when the token is empty already.
-LABEL = "blank"
+# What the label becomes: always another than it was, so that it proves, read back, that C_InitToken did its work.
+# OpenSC's module cannot write an empty one, and fails when the token is empty already.
+LABELS = ("blank", "empty")
 
 
 class Pkcs11Driver(SlotDriver):
@@ -73,16 +74,21 @@ class Pkcs11Connection(Connection):
         self._found = token
         self._driver = driver
         self._attachment = attachment
+        self._label = ""  # written by a C_InitToken of this connection
 
     def probe(self) -> Probe:
-        """What the token says of itself without a login: private objects are behind the user's PIN."""
+        """What the token says of itself without a login: private objects are behind the user's PIN.
+
+        So a token with a user PIN is not in factory state; but a module may set one by itself, right in C_InitToken.
+        """
         token = present(self._library, self._found)
         serial = self._driver.normalise(token.serial)
         if not serial:
             raise ProtocolError("the token has no serial number")
         blank = not token.flags & TOKEN_INITIALIZED
         objects = 0 if blank else self._library.objects(token.slot)
-        shortcomings = _shortcomings(token, objects)
+        anew = bool(self._label) and token.label.startswith(self._label)  # a module may add words of its own
+        shortcomings = _shortcomings(token, objects, anew=anew)
         path, _ = self._driver.library(self._attachment)
         return Probe(
             serial=serial,
@@ -105,7 +111,9 @@ class Pkcs11Connection(Connection):
             if secret is None:
                 raise DeviceError("it is reset with its SO PIN only")
             progress("resetting")
-            self._library.init_token(token.slot, secret, LABEL)
+            label = next(label for label in LABELS if not token.label.startswith(label))
+            self._library.init_token(token.slot, secret, label)
+            self._label = label
 
     def _conflict(self, serial: str) -> str:
         """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""
@@ -135,6 +143,6 @@ def _obstacle(token: Token) -> str:
     return ""
 
 
-def _shortcomings(token: Token, objects: int) -> tuple[str, ...]:
-    user_pin = ("a user PIN is set",) if token.flags & USER_PIN_INITIALIZED else ()
+def _shortcomings(token: Token, objects: int, *, anew: bool) -> tuple[str, ...]:
+    user_pin = ("a user PIN is set",) if token.flags & USER_PIN_INITIALIZED and not anew else ()
     return (*user_pin, *(("there are objects",) if objects else ()))
