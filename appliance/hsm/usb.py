@@ -6,6 +6,7 @@ than the rest of the start. Nothing is detached from the device and nobody who h
 """
 
 import errno
+import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -103,11 +104,12 @@ class UsbBus:
             return frozenset((device.bus, device.address) for device in found)
 
     def returned(self, attachment: Attachment, leave: float, back: float) -> Attachment:
-        """Where the device of this attachment is when it has restarted, by its id and its iSerial; waits for it.
+        """Where the device of this attachment is when it has restarted, by id, iSerial and port; waits for it.
 
-        One that is still where it was after `leave` seconds has not restarted. What is returned serves for opening it:
-        udev's view of it is the old one. Raises `DeviceGone` when it is not there after `back` seconds, `DeviceError`
-        when more than one device could be it, or when it cannot be told.
+        What comes up in another port is another device, whatever it tells. One that is still where it was after `leave`
+        seconds has not restarted. What is returned serves for opening it: udev's view of it is the old one. Raises
+        `DeviceGone` when it is not there after `back` seconds, `DeviceError` when more than one device could be it, or
+        when it cannot be told.
         """
         began = time.monotonic()
         while True:
@@ -130,6 +132,8 @@ class UsbBus:
             candidate = replace(attachment, bus=bus, address=address)
             try:
                 device = self._find(candidate)
+                if not _in_port(device, attachment):
+                    continue
                 try:
                     with _our_errors():
                         _recheck(device, candidate)
@@ -238,6 +242,14 @@ def _recheck(device: Any, attachment: Attachment) -> None:
         raise DeviceGone("another device is plugged in its place")
     if attachment.usb_serial and _serial(device).strip() != attachment.usb_serial.strip():
         raise DeviceGone("another device is plugged in its place")
+
+
+def _in_port(device: Any, attachment: Attachment) -> bool:
+    """Whether a device is in the port of the attachment, as far as both are told: a simulated bus has no ports."""
+    named = re.fullmatch(r"([0-9]+)-([0-9]+(?:\.[0-9]+)*)", attachment.port)
+    if named is None or not device.port_numbers:
+        return True
+    return (str(device.bus), ".".join(map(str, device.port_numbers))) == named.groups()
 
 
 def _serial(device: Any) -> str:

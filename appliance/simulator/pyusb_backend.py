@@ -75,6 +75,7 @@ class Place:
     device: UsbDevice
     bus: int
     address: int
+    ports: tuple[int, ...] | None = None  # from the root hub on; None where there are none to tell
 
 
 class Handle:
@@ -100,7 +101,7 @@ class SimulatedBackend:
     def get_device_descriptor(self, place: Place) -> SimpleNamespace:
         """The device descriptor, and where the device is."""
         fields = _named(_DEVICE_FIELDS, _DEVICE, descriptors.device(place.device.looks, place.device.usb_serial))
-        where = {"bus": place.bus, "address": place.address, "port_number": None, "port_numbers": None}
+        where = {"bus": place.bus, "address": place.address, "port_number": None, "port_numbers": place.ports}
         return SimpleNamespace(**fields, **where, speed=_FULL_SPEED)
 
     def get_configuration_descriptor(self, place: Place, index: int) -> SimpleNamespace:

@@ -33,11 +33,11 @@ class Backend(SimulatedBackend):
         self._looked = threading.Condition()
         self._folder = folder
 
-    def put(self, address: int, usb_serial: str = "A1") -> Attachment:
+    def put(self, address: int, usb_serial: str = "A1", ports: tuple[int, ...] | None = None) -> Attachment:
         """Plug a device in."""
         file = TokenFile(make_token(self._folder / f"{address}.token", "667788"))
         device = SimulatedDevice(file, OPENPGP, load(file.read()), usb_serial, lambda *_: None)
-        self.places.append(Place(device, 1, address))
+        self.places.append(Place(device, 1, address, ports))
         looks = OPENPGP.looks
         return Attachment("/sys/1-1", 1, address, 77, looks.vendor_id, looks.product_id, usb_serial)
 
@@ -150,6 +150,19 @@ def test_two_that_look_alike_are_none(backend: Backend, addresses: tuple[int, in
 
     with pytest.raises(DeviceError, match="more than one device"):
         UsbBus(backend).returned(old, NOW, LONG)
+
+
+@pytest.mark.parametrize("ports", [(2,), (1, 1), (4, 1)])
+def test_what_comes_up_in_another_port_is_another_device(backend: Backend, ports: tuple[int, ...]) -> None:
+    """It may tell the same number, and be blank: nothing is read from it. In its own port the device is found."""
+    old = backend.put(5, ports=(1,))
+    backend.take(5)
+    backend.put(6, ports=ports)
+    with pytest.raises(DeviceGone, match="did not come back"):
+        UsbBus(backend).returned(old, SOON, SOON)
+
+    new = backend.put(7, ports=(1,))
+    assert UsbBus(backend).returned(old, LONG, LONG) == new
 
 
 def test_permission_may_come_late(backend: Backend) -> None:
