@@ -63,7 +63,7 @@ def test_serial_numbers_are_compared_as_numbers(serial: str, normal: str) -> Non
     [
         (NUMBER, [token(3, "0007550054")], 1, 3),
         (NUMBER, [token(3, "1"), token(4, NUMBER)], 2, 4),
-        (NUMBER, [token(4, NUMBER, "Net Token Slot")], 2, 4),  # a number that both tell is enough
+        (NUMBER, [token(0, NUMBER, "Net Token Slot"), token(4, NUMBER)], 2, 4),
         ("", [token(3, NUMBER)], 1, 3),
         ("opaque", [token(3, NUMBER)], 1, 3),
         ("", [token(0, "1", "Net Token Slot"), token(3, NUMBER)], 1, 3),  # the built-in HSM is not on USB
@@ -80,6 +80,7 @@ def test_a_device_is_tied_to_its_token(usb_serial: str, tokens: list[Token], dev
     [
         ("", [], 1, "shows no token on USB$"),
         ("", [token(0, "1", "Net Token Slot")], 1, "shows no token on USB, but slots named 'Net Token Slot'"),
+        (NUMBER, [token(0, NUMBER, "Net Token Slot")], 1, "shows no token on USB, but slots named"),
         ("", [token(3, NUMBER)], 2, "not certain: tokens on USB 1, devices 2"),
         ("", [token(3, NUMBER), token(4, "1")], 1, "not certain: tokens on USB 2, devices 1"),
         ("", [token(3, NUMBER), token(4, "1")], 2, "not certain: tokens on USB 2, devices 2"),

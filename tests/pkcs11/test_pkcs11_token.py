@@ -108,7 +108,20 @@ async def test_a_module_that_only_says_it_did_is_not_believed(module: VendorModu
         second = await made.reset(secret=Secret(SO_PIN))
 
     assert (first.outcome, second.outcome) == (Outcome.DONE, Outcome.UNKNOWN)
-    assert second.reason == "not in factory state: a user PIN is set"
+    assert second.reason == "not in factory state: its label is not the one that was written, a user PIN is set"
+
+
+async def test_a_blank_token_proves_nothing_by_being_blank(module: VendorModule, tmp_path: Path) -> None:
+    """Where nothing told the token from a blank one before, only the label that was written can, and is looked for."""
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        await made.reset(secret=Secret(SO_PIN))
+        await made.settled()
+        module.tell("idle")
+        report = await made.reset(secret=Secret(WRONG))
+
+    assert report.outcome is Outcome.UNKNOWN
+    assert report.reason == "not in factory state: its label is not the one that was written"
 
 
 async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path) -> None:

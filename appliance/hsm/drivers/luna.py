@@ -72,6 +72,10 @@ class LunaDriver(SlotDriver):
         """The vendor calls its USB slots "Luna UHD Slot" and does not mark them as removable."""
         return super().on_usb(token) or re.search(r"\b(UHD|USB)\b", token.slot_description) is not None
 
+    def external(self, token: Token) -> bool:
+        """The library shows the appliance's own HSM, too, and that one is reset by its own command only."""
+        return self.on_usb(token)
+
     def connect(self, library: Library, token: Token, attachment: Attachment) -> Connection:
         """A connection to the HSM, of which the number of insertions is noted."""
         return LunaConnection(library, token, self, attachment)

@@ -87,8 +87,7 @@ class Pkcs11Connection(Connection):
             raise ProtocolError("the token has no serial number")
         blank = not token.flags & TOKEN_INITIALIZED
         objects = 0 if blank else self._library.objects(token.slot)
-        anew = bool(self._label) and token.label.startswith(self._label)  # a module may add words of its own
-        shortcomings = _shortcomings(token, objects, anew=anew)
+        shortcomings = _shortcomings(token, objects, self._label)
         path, _ = self._driver.library(self._attachment)
         return Probe(
             serial=serial,
@@ -143,6 +142,12 @@ def _obstacle(token: Token) -> str:
     return ""
 
 
-def _shortcomings(token: Token, objects: int, *, anew: bool) -> tuple[str, ...]:
-    user_pin = ("a user PIN is set",) if token.flags & USER_PIN_INITIALIZED and not anew else ()
-    return (*user_pin, *(("there are objects",) if objects else ()))
+def _shortcomings(token: Token, objects: int, written: str) -> tuple[str, ...]:
+    """`written` is the label that C_InitToken was given right now, "" for none; a module may add words of its own."""
+    anew = written != "" and token.label.startswith(written)
+    found = {
+        "its label is not the one that was written": written != "" and not anew,
+        "a user PIN is set": bool(token.flags & USER_PIN_INITIALIZED) and not anew,
+        "there are objects": objects > 0,
+    }
+    return tuple(sentence for sentence, holds in found.items() if holds)

@@ -44,6 +44,10 @@ class SlotDriver(Driver):
         """Whether a token is in a slot for USB devices, where its serial number does not say so."""
         return bool(token.slot_flags & REMOVABLE_DEVICE)
 
+    def external(self, token: Token) -> bool:
+        """Whether a token may be in a USB device at all, whatever serial number it tells; not all slots say so."""
+        return True
+
     @contextmanager
     def open(self, attachment: Attachment) -> Iterator[Connection]:
         """Load the library and find the device's token in it.
@@ -61,8 +65,8 @@ class SlotDriver(Driver):
     def tie(self, tokens: Collection[Token], attachment: Attachment, devices: int) -> Token:
         """The token in this device, one of so many `devices` that may be the library's. Raises `DeviceError`."""
         told = self.normalise(attachment.usb_serial)
-        matches = [token for token in tokens if told and self.normalise(token.serial) == told]
         candidates = [token for token in tokens if self.on_usb(token)]
+        matches = [token for token in tokens if told and self.normalise(token.serial) == told and self.external(token)]
         match matches, candidates:
             case [token], _:
                 return token
