@@ -24,6 +24,8 @@ def usb_ids(value: Any) -> tuple[tuple[int, int], ...]:
     ):
         raise ValueError('must be an array of USB ids, such as ["1a2b:0001"]')
     ids = [(int(item[:4], 16), int(item[5:], 16)) for item in value]
+    if (0, 0) in ids:
+        raise ValueError("0000:0000 is no device's USB id")
     if len(set(ids)) < len(ids):
         raise ValueError("a USB id is listed twice")
     return tuple(ids)

@@ -14,11 +14,12 @@ from pathlib import Path
 from appliance.hsm.model import Attachment
 
 _PROGRAMS = "usbfs"  # the kernel's driver on behalf of programs
+_SMART_CARD = 0x0B  # the class of the interfaces that pcscd takes
 _PCSCD = "sys/fs/cgroup/system.slice/pcscd.service/cgroup.events"
 
 
-def held_by(attachment: Attachment, interface: int, root: Path = Path("/")) -> str:
-    """What holds that interface of the device, one sentence."""
+def held_by(attachment: Attachment, interface: int, kind: int, root: Path = Path("/")) -> str:
+    """What holds that interface of the device, one sentence; `kind` is its USB class."""
     driver = _driver(Path(attachment.sys_path), interface)
     if driver not in ("", _PROGRAMS):
         return f"the kernel's driver '{driver}' holds the device"
@@ -26,7 +27,7 @@ def held_by(attachment: Attachment, interface: int, root: Path = Path("/")) -> s
     openers = list(_openers(root, root / f"dev/bus/usb/{attachment.bus:03}/{attachment.address:03}"))
     if openers:
         return f"{held}; {', '.join(openers)} has it open"
-    if driver and _runs(root / _PCSCD):
+    if driver and kind == _SMART_CARD and _runs(root / _PCSCD):
         return f"{held}; pcscd runs and takes card readers: 'systemctl stop pcscd.socket pcscd.service' ends it"
     return held
 

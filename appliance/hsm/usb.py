@@ -309,7 +309,7 @@ def _claim(device: Any, interface: Any, attachment: Attachment) -> None:
     except USBError as error:
         if error.errno != errno.EBUSY:
             raise
-        raise DeviceBusy(held_by(attachment, interface.bInterfaceNumber)) from error
+        raise DeviceBusy(held_by(attachment, interface.bInterfaceNumber, interface.bInterfaceClass)) from error
 
 
 def _dispose(device: Any) -> None:

@@ -16,6 +16,7 @@ from appliance.hsm.model import Attachment
 from appliance.hsm.usb import UsbBus
 from tests.support.scripted_usb import ScriptedUsb
 
+CARD = 0x0B  # the class of a card reader's interface
 HELD = "another program holds the device"
 PCSCD = f"{HELD}; pcscd runs and takes card readers: 'systemctl stop pcscd.socket pcscd.service' ends it"
 HOLD = "import sys; held = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
@@ -75,15 +76,23 @@ def test_the_holder_is_named(device: Attachment, tmp_path: Path, driver: str, po
     if populated is not None:
         pcscd(tmp_path, populated)
 
-    assert held_by(device, 0, tmp_path) == told
+    assert held_by(device, 0, CARD, tmp_path) == told
+
+
+def test_pcscd_takes_card_readers_only(device: Attachment, tmp_path: Path) -> None:
+    """Of an interface of another class it is not suspected."""
+    bind(device, "usbfs")
+    pcscd(tmp_path, 1)
+
+    assert (held_by(device, 0, CARD, tmp_path), held_by(device, 0, 0xFF, tmp_path)) == (PCSCD, HELD)
 
 
 def test_the_interface_in_question_counts(device: Attachment, tmp_path: Path) -> None:
     """A keyboard's driver on another interface of the same device holds nothing of the reader."""
     bind(device, "usbhid", 2)
 
-    assert held_by(device, 0, tmp_path) == HELD
-    assert held_by(device, 2, tmp_path) == "the kernel's driver 'usbhid' holds the device"
+    assert held_by(device, 0, CARD, tmp_path) == HELD
+    assert held_by(device, 2, CARD, tmp_path) == "the kernel's driver 'usbhid' holds the device"
 
 
 def test_a_process_that_can_be_seen_is_named(device: Attachment, tmp_path: Path, other: int) -> None:
@@ -92,21 +101,21 @@ def test_a_process_that_can_be_seen_is_named(device: Attachment, tmp_path: Path,
     pcscd(tmp_path, 1)
     name = Path(f"/proc/{other}/comm").read_text().strip()
 
-    assert held_by(device, 0, tmp_path) == f"{HELD}; {name} (process {other}) has it open"
-    assert held_by(replace(device, address=10), 0, tmp_path) == PCSCD
+    assert held_by(device, 0, CARD, tmp_path) == f"{HELD}; {name} (process {other}) has it open"
+    assert held_by(replace(device, address=10), 0, CARD, tmp_path) == PCSCD
 
 
 def test_our_own_process_is_not_the_holder(device: Attachment, tmp_path: Path) -> None:
     """We have the device open ourselves when we ask."""
     bind(device, "usbfs")
     with (tmp_path / "dev/bus/usb/003/009").open():
-        assert held_by(device, 0, tmp_path) == HELD
+        assert held_by(device, 0, CARD, tmp_path) == HELD
 
 
 @pytest.mark.parametrize("place", ["", "/devices/simulated/1"])
 def test_a_system_that_tells_nothing_is_no_obstacle(place: str, tmp_path: Path) -> None:
     """Neither devices nor processes nor services can be seen."""
-    assert held_by(Attachment(place, 1, 2, 3, 4, 5), 0, tmp_path) == HELD
+    assert held_by(Attachment(place, 1, 2, 3, 4, 5), 0, CARD, tmp_path) == HELD
 
 
 def test_a_busy_interface_is_told_with_its_holder(device: Attachment) -> None:

@@ -249,6 +249,7 @@ def test_the_host_name_is_the_machines(
             "hsm.luna.usb_ids",
             "a USB id is listed twice",
         ),
+        ('[hsm.luna]\nusb_ids = ["0000:0000"]', "hsm.luna.usb_ids", "0000:0000 is no device's USB id"),
         ("[hsm.yubihsm]\nauthentication_key = 0", "hsm.yubihsm.authentication_key", "must be from 1 to 65535"),
         ("[hsm.yubihsm]\nauthentication_key = true", "hsm.yubihsm.authentication_key", "must be from 1 to 65535"),
         ('[log]\nlevel = "trace"', "log.level", "must be one of debug, info, warning, error"),

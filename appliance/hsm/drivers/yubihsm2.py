@@ -318,7 +318,7 @@ def _installed() -> bool:
     """Whether the package is there; says once what to do when it is not."""
     if find_spec("yubihsm") is not None:
         return True
-    _log.warning("no library for YubiHSM 2", hint="install the extra 'yubihsm' of this program")
+    _log.info("no library for YubiHSM 2", hint="install the extra 'yubihsm' of this program")
     return False
 
 
