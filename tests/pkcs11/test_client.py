@@ -178,9 +178,8 @@ def test_what_a_library_starts_ends_with_it(vendor: VendorModule, fault: str) ->
     assert ended(helper)
 
 
-def test_without_descriptors_no_process_is_left(vendor: VendorModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_descriptors_no_process_is_left(vendor: VendorModule) -> None:
     """When the daemon can open nothing more, a library is not started, and one that runs still ends."""
-    monkeypatch.setattr(client, "END_TIMEOUT", 0.2)
     vendor.tell("fault-C_Finalize", "hang")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as undone:

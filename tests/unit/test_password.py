@@ -196,9 +196,8 @@ def test_the_rule_has_a_word_for_everything(new: str) -> None:
 
     sentence = policy("admin", new, old)
 
-    assert sentence == "" or sentence.endswith(".")
+    assert sentence in ("", SHORT, LONG, CLASSES, INITIAL_AGAIN, NAME, EASY, SAME)
     assert sentence or 8 <= len(unicodedata.normalize("NFKC", new)) <= 256
-    assert len(new) < 8 or new not in sentence
 
 
 def test_the_rule_is_shown_in_the_vendors_words() -> None:
