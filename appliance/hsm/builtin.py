@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done with the built-in HSM: its security officer logs in, initialises it, and it is reset.
 
-The third wrong password in a row zeroizes it. The reset is that of the external HSMs; nothing here destroys by itself
-but the initialisation of an HSM whose security officer has logged in.
+The third wrong password in a row zeroizes it, by the reset of the external HSMs. Nothing else here destroys but what a
+person has ordered: where the attempts are used up otherwise, by a crash or a fault of the library, no login is taken.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from appliance.audit import AuditLog
@@ -27,7 +26,8 @@ from appliance.hsm.drivers import Connection, Progress
 from appliance.hsm.drivers.builtin import BuiltinConnection
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Probe, Secret
-from appliance.hsm.reset import Report
+from appliance.hsm.reset import Beginning, Report
+from appliance.hsm.pkcs11.codes import PIN_INCORRECT
 from appliance.hsm.worker import in_thread
 from appliance.log import get_logger
 
@@ -35,18 +35,34 @@ _log = get_logger(__name__)
 
 T = TypeVar("T")
 
+_CHANGED = "it is not what it was any more"
+
 
 class Zeroized(ApplianceError):
-    """The last attempt was wrong, or is not known to have been right: what the reset came to."""
+    """The HSM refused the password of the last attempt: what the reset came to."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(f"{report.outcome}: {report.reason}" if report.reason else str(report.outcome))
         self.report = report
 
 
-@dataclass(frozen=True, slots=True)
+class NoAttemptLeft(DeviceError):
+    """No password is tried any more. Only a person's reset helps: that the last ones were wrong nobody has said."""
+
+    def __init__(self) -> None:
+        super().__init__("no login attempt is left; 'hsm factoryReset' resets it")
+
+
+class AttemptsDropped(DeviceError):
+    """Fewer attempts are left than the person was shown; the password was not tried."""
+
+    def __init__(self) -> None:
+        super().__init__("a login has failed elsewhere meanwhile, and fewer attempts are left than before")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Person:
-    """Who asks, and from where; a login belongs to the session, of which there is one from each place at a time."""
+    """Who asks, and from where, in one session: two are never the same, for a login belongs to its session."""
 
     actor: str
     origin: str
@@ -59,7 +75,7 @@ class BuiltinHsm:
         self._manager = manager
         self._attempts = attempts
         self._audit = audit
-        self._logged_in: set[Person] = set()
+        self._logged_in: set[Person] = set()  # another set, whenever what they have logged in to is gone
         self._work: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()  # an attempt and what follows from it, before the next one
 
@@ -77,27 +93,38 @@ class BuiltinHsm:
         """What is known of it; None when none is configured."""
         return next(iter(self._manager.devices(HsmClass.BUILTIN)), None)
 
-    def logged_in(self) -> bool:
-        """Whether its security officer is logged in, in whichever session."""
-        return bool(self._logged_in)
+    async def refresh(self) -> None:
+        """Ask it what it is now, when nothing else is being done with it. Raises what `Manager.refresh` raises."""
+        async with self._turn:
+            device = self._existing()
+            await self._manager.refresh(device)
+            await self._manager.answered(device)
+            if self._existing().state is HsmState.ZEROIZED:
+                await self._begin_anew()
+
+    def logged_in(self, person: Person | None = None) -> bool:
+        """Whether its security officer is logged in: in this session, or in whichever."""
+        return person in self._logged_in if person else bool(self._logged_in)
 
     async def attempts_left(self) -> int:
-        """How many wrong logins it takes until it is zeroized; 0: it is due. Raises `StateError`.
+        """How many wrong logins it takes until it is zeroized; 0: it takes none. Raises `DeviceError`, `StateError`.
 
         A Luna HSM counts as well; it may have seen some that came through another program.
         """
-        left = await in_thread(self._attempts.left, "attempts")
-        device = self.device()
-        return min(left, 1) if device and device.probe and device.probe.final_try else left
+        device = self._existing()
+        probe = device.probe
+        if probe is None:
+            raise DeviceError(device.problem or "it has not answered yet")
+        return await in_thread(lambda: self._left(probe), "attempts")
 
-    async def log_in(self, secret: Secret, person: Person) -> None:
-        """Log the security officer in, for this session.
+    async def log_in(self, secret: Secret, person: Person, shown: int) -> None:
+        """Log the security officer in, for this session; `shown` is how many attempts the person knows of.
 
-        Raises `SecretRefused`, `Zeroized`, what `Manager.operate` raises, `StateError`. A caller who is cancelled
-        stops nothing, and is not logged in.
+        Raises `SecretRefused`, `Zeroized`, `NoAttemptLeft`, `AttemptsDropped`, what `Manager.operate` raises,
+        `StateError`. A caller who is cancelled stops nothing, and is not logged in.
         """
-        await self._to_the_end(self._log_in(secret, person))
-        self._logged_in.add(person)
+        here = await self._to_the_end(self._log_in(secret, person, shown))
+        here.add(person)
 
     async def log_out(self, person: Person) -> bool:
         """End the login of this session; whether there was one."""
@@ -107,29 +134,28 @@ class BuiltinHsm:
         await self._record("hsm-logout", person)
         return True
 
-    async def initialize(self, label: str, secret: Secret, person: Person) -> Report:
+    async def initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
         """Give the HSM a label, and its first password where it is zeroized; else destroy what is in it.
 
         What is initialised needs a login of this session, and the password once more, which is an attempt like a
         login. Raises what `log_in` raises, and `NotLoggedIn`; once something may be destroyed there is a report.
         """
-        return await self._to_the_end(self._initialize(label, secret, person))
-
-    async def zeroize_if_due(self, person: Person) -> None:
-        """Zeroize the HSM when no attempt is left: it was turned off, or failed, in the middle of the last one.
-
-        Raises `Zeroized` then.
-        """
-        await self._to_the_end(self._zeroize_if_due(person))
+        return await self._to_the_end(self._initialize(label, secret, person, shown))
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:
         """Reset it like any HSM; what is known of it afterwards is what it says then.
 
         Raises what `Manager.factory_reset` raises.
         """
-        self._logged_in.clear()
+
+        def begun(step: str) -> None:  # in the thread, with every step: no driver has one before the intent
+            self._logged_in = set()
+            progress(step)
+
         device = self._existing()
-        report = await self._manager.factory_reset(device, actor=person.actor, origin=person.origin, progress=progress)
+        report = await self._manager.factory_reset(device, actor=person.actor, origin=person.origin, progress=begun)
+        if report.outcome is Outcome.DONE:
+            await self._begin_anew()
         await self._manager.answered(device)
         return report
 
@@ -139,82 +165,130 @@ class BuiltinHsm:
             raise UnknownSerial("")
         return device
 
-    async def _zeroize_if_due(self, person: Person) -> None:
-        if not await self.attempts_left() and self._existing().state is not HsmState.ZEROIZED:
-            raise Zeroized(await self.factory_reset(person, lambda _: None))
+    def _left(self, probe: Probe) -> int:
+        return min(self._attempts.left(_name(probe)), 1 if probe.final_try else self._attempts.most)
 
-    async def _log_in(self, secret: Secret, person: Person) -> None:
+    async def _begin_anew(self) -> None:
+        """It is blank: nobody is logged in, and whoever initialises it has every attempt."""
+        self._logged_in = set()
         try:
-            await self._attempt(person, lambda connection: connection.log_in(secret, self._attempts.spend))
+            await in_thread(self._attempts.forget, "attempts")
+        except StateError as problem:  # the initialisation tries again
+            _log.error("attempts could not be forgotten", reason=str(problem))
+
+    async def _log_in(self, secret: Secret, person: Person, shown: int) -> set[Person]:
+        here, beginning = self._logged_in, Beginning()
+
+        def work(connection: BuiltinConnection) -> None:
+            self._try(connection, shown, beginning.pass_it, lambda before: connection.log_in(secret, before))
+
+        try:
+            await self._operate(work)
         except ApplianceError as problem:
+            begun = not beginning.abandon()
             self._logged_in.discard(person)
             await self._record("hsm-login", person, outcome="not done", reason=str(problem))
-            await self._zeroize_after(problem, person)
+            if begun:
+                await self._zeroize_after(problem, person)
             raise
         await self._record("hsm-login", person, outcome="done")
+        return here
 
-    async def _initialize(self, label: str, secret: Secret, person: Person) -> Report:
-        blank = self._existing().state is HsmState.ZEROIZED
+    async def _initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
+        known, beginning = self._existing(), Beginning()
+        blank = known.state is HsmState.ZEROIZED
         if not blank and person not in self._logged_in:
             raise NotLoggedIn("its security officer is not logged in")
-        begun: list[bool] = []
 
-        def before() -> None:
+        def begin() -> None:
+            beginning.pass_it()
             self._audit.append(
                 "hsm-init-intent", actor=person.actor, origin=person.origin, label=label, told_serial=self._told()
             )
-            if blank:
-                self._attempts.set(self._attempts.most)  # those of whoever had it before
+            self._logged_in = set()
+
+        def first() -> None:
+            begin()
+            self._attempts.forget()  # those of whoever had it before
+
+        def work(connection: BuiltinConnection) -> Report:
+            if not blank:
+                self._try(connection, shown, begin, lambda before: connection.initialize(label, secret, before))
+            elif connection.probe().state is HsmState.ZEROIZED:  # or a password would be tried uncounted
+                connection.initialize(label, secret, first)
             else:
-                self._attempts.spend()
-            begun.append(True)
+                raise DeviceError(_CHANGED)
+            return _judged(connection.probe(), label, connection.remains())
 
-        def work(connection: BuiltinConnection) -> Probe:
-            if (connection.probe().state is HsmState.ZEROIZED) is not blank:  # or a password would be tried uncounted
-                raise DeviceError("it is not what it was any more")
-            connection.initialize(label, secret, before)
-            return connection.probe()
-
-        self._logged_in.clear()
         try:
-            probe = await (self._operate(work) if blank else self._attempt(person, work))
-            report = _judged(probe, label)
+            report = await self._operate(work)
         except (DeviceError, StateError) as problem:
-            outcome = Outcome.UNKNOWN if begun and not isinstance(problem, DeviceRefused) else Outcome.NOT_DONE
-            report = Report(outcome, str(problem), "")
+            begun = not beginning.abandon()
+            refused = isinstance(problem, StateError) or (
+                isinstance(problem, DeviceRefused) and _contents(self._existing()) == _contents(known)
+            )
+            report = Report(Outcome.UNKNOWN if begun and not refused else Outcome.NOT_DONE, str(problem), "")
             await self._record_init(report, person)
-            await self._zeroize_after(problem, person)
-            if outcome is Outcome.NOT_DONE:
+            if begun and not blank:
+                await self._zeroize_after(problem, person)
+            if report.outcome is Outcome.NOT_DONE:
+                if blank and isinstance(problem, SecretRefused):  # there is none that it could differ from
+                    raise DeviceRefused("it does not take this password", problem.status) from problem
                 raise
         else:
             await self._record_init(report, person)
         return report
 
-    async def _attempt(self, person: Person, call: Callable[[BuiltinConnection], T]) -> T:
+    def _try(
+        self,
+        connection: BuiltinConnection,
+        shown: int,
+        begin: Callable[[], None],
+        call: Callable[[Callable[[], None]], None],
+    ) -> None:
         """Let `call` give the HSM a password; it spends an attempt, which a right one, or no answer on it, gives back.
 
-        Raises `Zeroized`, `SecretRefused`, or whatever else it comes to: then nobody knows, and it is spent.
+        Blocks. Raises `NoAttemptLeft` and `AttemptsDropped`, and then the password was not tried; `SecretRefused`, or
+        whatever else it comes to: then nobody knows, and the attempt is spent.
         """
-        await self._zeroize_if_due(person)
-        left = await in_thread(self._attempts.left, "attempts")
+        probe = connection.probe()
+        if probe.state is HsmState.ZEROIZED:
+            raise DeviceError(_CHANGED)
+        hsm, left = _name(probe), self._left(probe)
+        counted = self._attempts.left(hsm)
+        if not left:
+            raise NoAttemptLeft
+        if left < shown:
+            raise AttemptsDropped
+
+        def before() -> None:
+            begin()
+            self._attempts.spend(hsm)
+
         try:
-            result = await self._operate(call)
+            call(before)
         except SecretRefused:
             raise
         except DeviceRefused:
-            await in_thread(partial(self._attempts.set, left), "attempts")
+            self._give_back(hsm, counted)
             raise
-        await in_thread(partial(self._attempts.set, self._attempts.most), "attempts")
-        return result
+        self._give_back(hsm, self._attempts.most)
+
+    def _give_back(self, hsm: str, left: int) -> None:
+        try:
+            self._attempts.set(hsm, left)
+        except StateError as problem:  # it has been spent, then, which only makes them fewer
+            _log.error("attempt could not be given back", reason=str(problem))
 
     async def _zeroize_after(self, problem: ApplianceError, person: Person) -> None:
-        """What a refused password leads to: the reset when none is left, or when the HSM has zeroized itself.
+        """What a refused password leads to: the reset when it was the last, or when the HSM has zeroized itself.
 
         Raises `Zeroized` then.
         """
-        if isinstance(problem, SecretRefused):
-            await self._zeroize_if_due(person)
-        if isinstance(problem, DeviceRefused) and self._existing().state is HsmState.ZEROIZED:
+        if not isinstance(problem, DeviceRefused):
+            return
+        zeroized = self._existing().state is HsmState.ZEROIZED
+        if zeroized or (problem.status == PIN_INCORRECT and not await self.attempts_left()):
             raise Zeroized(await self.factory_reset(person, lambda _: None))
 
     async def _operate(self, call: Callable[[BuiltinConnection], T]) -> T:
@@ -254,8 +328,20 @@ class BuiltinHsm:
             _log.error("audit record lost", audited=event, reason=str(problem))
 
 
-def _judged(probe: Probe, label: str) -> Report:
+def _name(probe: Probe) -> str:
+    """What tells one HSM from another; a token of SoftHSM's has no number of its own but the one it tells."""
+    return f"{probe.serial} {probe.told}".strip()
+
+
+def _contents(device: Device) -> tuple[object, ...]:
+    probe = device.probe
+    return (probe.state, probe.label, probe.told, probe.shortcomings) if probe else ()
+
+
+def _judged(probe: Probe, label: str, remains: tuple[str, ...]) -> Report:
     """What a read-back says of an initialisation."""
+    if remains:
+        return Report(Outcome.UNKNOWN, f"not initialized anew: {', '.join(remains)}", "")
     if probe.state is HsmState.INITIALIZED and probe.label == label:
         return Report(Outcome.DONE, "", probe.told or probe.serial or "")
     return Report(Outcome.UNKNOWN, f"it is {probe.state}, and its label is {probe.label!r}", "")

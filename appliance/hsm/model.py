@@ -109,6 +109,7 @@ class Probe:
     alias: str = ""  # of one that is ZEROIZED: how it was called while it was terminated and only USB could name it
     credential: Credential | None = None  # None when a factory reset needs none
     final_try: bool = False  # the token itself says that the next wrong login of its security officer is the last
+    shortest_password: int = 1  # for its security officer, as the library says, which may be nonsense
     told: str = ""  # the serial number that the token tells, where that changes and `serial` is what it was set up as
 
 

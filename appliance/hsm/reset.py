@@ -47,6 +47,28 @@ def suggested_serial(driver: Driver, attachment: Attachment, pending: Iterable[I
     return tied.pop() if len(tied) == 1 else driver.serial_from_usb(attachment)
 
 
+class Beginning:
+    """Where work in a thread begins to change something, unless whoever ordered it has given it up before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun = False
+        self._abandoned = False
+
+    def pass_it(self) -> None:
+        """Begin. Raises `DeviceTimeout` when it was given up."""
+        with self._lock:
+            if self._abandoned:
+                raise DeviceTimeout("it answered too late")
+            self._begun = True
+
+    def abandon(self) -> bool:
+        """Forbid what has not been begun; whether that was in time, so that nothing is or will be destroyed."""
+        with self._lock:
+            self._abandoned = True
+            return not self._begun
+
+
 class Reset:
     """The factory reset of one device, as it was shown to the person who ordered it."""
 
@@ -70,16 +92,12 @@ class Reset:
         self._origin = origin
         self._now = now
         self._secret = secret
-        self._lock = threading.Lock()
-        self._begun = False
+        self._beginning = Beginning()
         self._resumes = False  # an earlier reset of it has no outcome yet
-        self._abandoned = False
 
     def abandon(self) -> bool:
-        """Forbid what has not been begun; whether that was in time, so that nothing is or will be destroyed."""
-        with self._lock:
-            self._abandoned = True
-            return not self._begun
+        """Forbid it when it has not begun; whether that was in time."""
+        return self._beginning.abandon()
 
     def run(self, progress: Progress) -> Report:
         """Reset the device; blocks for as long as it takes.
@@ -130,10 +148,7 @@ class Reset:
 
     def _record_intent(self, probe: Probe) -> None:
         """Have the intent on disk, in the audit and in the journal, or raise `StateError`; then nothing was begun."""
-        with self._lock:
-            if self._abandoned:
-                raise DeviceTimeout("it answered too late")
-            self._begun = True
+        self._beginning.pass_it()
         self._append("reset-intent", probe)
         attachment = self._device.attachment
         intent = Intent(

@@ -9,7 +9,7 @@ from typing import Protocol
 from appliance.accounts.authenticator import Authenticator
 from appliance.accounts.store import Account, AccountStore
 from appliance.audit import AuditLog
-from appliance.hsm.builtin import BuiltinHsm
+from appliance.hsm.builtin import BuiltinHsm, Person
 from appliance.hsm.manager import Manager
 
 
@@ -59,6 +59,7 @@ class Invocation:
     terminal: Terminal
     account: Account
     origin: Origin
+    person: Person  # this session, to the built-in HSM
     where: str  # the audit's origin: "Console", or "ip/port"
     services: Services
     command: str  # canonical spelling, e.g. "token backup factoryReset"

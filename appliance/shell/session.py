@@ -45,6 +45,7 @@ class Session:
         self._origin = origin
         self._where = where
         self._services = services
+        self._person = Person(account.name, where)
         self._prompt = f"[{services.hostname}] lunash:>"
 
     async def run(self) -> None:
@@ -79,7 +80,7 @@ class Session:
         try:
             yield
         finally:
-            await self._services.builtin.log_out(Person(self._account.name, self._where))
+            await self._services.builtin.log_out(self._person)
 
     async def _first_password(self) -> bool:
         """Have the initial password changed; nothing else can be run before."""
@@ -130,6 +131,7 @@ class Session:
                     self._terminal,
                     self._account,
                     self._origin,
+                    self._person,
                     self._where,
                     self._services,
                     found.path,

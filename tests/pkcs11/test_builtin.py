@@ -13,6 +13,7 @@ import pytest
 from appliance.audit import verify
 from appliance.errors import (
     DeviceError,
+    DeviceRefused,
     DeviceTimeout,
     NotLoggedIn,
     ProtocolError,
@@ -20,8 +21,7 @@ from appliance.errors import (
     StateError,
     UnknownSerial,
 )
-from appliance.hsm.attempts import Attempts
-from appliance.hsm.builtin import Person, Zeroized
+from appliance.hsm.builtin import AttemptsDropped, NoAttemptLeft, Person, Zeroized
 from appliance.hsm.drivers import builtin as drivers
 from appliance.hsm.model import HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
@@ -34,6 +34,15 @@ pytestmark = needs_softhsm
 
 OTHER = Person("admin", "192.0.2.7/40847")
 WRONG = "so-pin-4712"
+BAD_COUNTS = [
+    "",
+    "{}",
+    '{"failed": 1}',
+    '{"hsm": "", "failed": 4}',
+    '{"hsm": "", "failed": "1"}',
+    '{"hsm": "", "failed": 0, "more": 1}',
+    "[" * 2000,
+]
 
 
 def records(house: BuiltinHouse, event: str) -> list[dict[str, object]]:
@@ -112,7 +121,7 @@ async def test_what_is_initialised_needs_a_login_to_be_initialised_anew(tmp_path
             await house.initialize("other")
         await house.log_in()
         with pytest.raises(NotLoggedIn):
-            await house.hsm.initialize("other", Secret(SO_PIN), OTHER)
+            await house.hsm.initialize("other", Secret(SO_PIN), OTHER, 3)
         before = keys(tmp_path)
         report = await house.initialize("other")
         label = house.device.probe.label if house.device.probe else ""
@@ -168,12 +177,12 @@ async def test_a_wrong_password_counts_when_it_is_initialised_too(tmp_path: Path
     async with builtin_house(tmp_path) as house:
         await house.initialize()
         await house.log_in()
-        Attempts(tmp_path / "builtin-attempts.json").set(2)
+        house.attempts.set(house.name, 2)
         with pytest.raises(SecretRefused):
             await house.initialize("other", WRONG)
         left = await house.hsm.attempts_left()
         await house.log_in()
-        Attempts(tmp_path / "builtin-attempts.json").set(1)
+        house.attempts.set(house.name, 1)
         with pytest.raises(Zeroized):
             await house.initialize("other", WRONG)
 
@@ -210,7 +219,7 @@ async def test_who_hangs_up_leaves_no_attempt_open(
 
 
 async def test_two_who_log_in_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one is in the middle of the last attempt, with the right password, the other does not see it as used up."""
+    """While one is in the middle of the last attempt, with the right password, to the other it is not used up."""
     reached, released = threading.Event(), threading.Event()
     real = client.Library.log_in
 
@@ -225,7 +234,7 @@ async def test_two_who_log_in_at_once_take_turns(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(client.Library, "log_in", slow)
         first = asyncio.create_task(house.log_in())
         await asyncio.to_thread(reached.wait, BOUND)
-        second = asyncio.create_task(house.hsm.zeroize_if_due(OTHER))
+        second = asyncio.create_task(house.hsm.log_in(Secret(SO_PIN), OTHER, 1))
         await asyncio.sleep(0)
         released.set()
         await asyncio.gather(first, second)
@@ -259,23 +268,134 @@ async def test_an_attempt_is_spent_before_it_is_made(tmp_path: Path, monkeypatch
         await house.initialize()
         await house.log_in()
 
-    assert [json.loads(text) for text in seen] == [{"failed": 1}]
+    assert [json.loads(text)["failed"] for text in seen] == [1]
 
 
 async def test_no_attempt_is_made_when_none_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a crash in the last one the right password helps no more: the HSM is zeroized without being asked."""
+    """After a crash in the last one neither a password is tried nor anything destroyed; a person's reset helps."""
     asked: list[int] = []
     async with builtin_house(tmp_path) as house:
         await house.initialize()
-        Attempts(tmp_path / "builtin-attempts.json").set(0)
-        monkeypatch.setattr(client.Library, "log_in", lambda _, slot, pin: asked.append(slot))
-        with pytest.raises(Zeroized):
-            await house.log_in()
+        house.with_key()
+        house.attempts.set(house.name, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(client.Library, "log_in", lambda _, session, pin: asked.append(session))
+            with pytest.raises(NoAttemptLeft):
+                await house.log_in()
+        before = keys(tmp_path)
+        await house.reset()
+        await house.initialize()
+        await house.log_in()
 
-        assert (asked, house.device.state) == ([], HsmState.ZEROIZED)
+        assert (asked, before, keys(tmp_path)) == ([], 1, 0)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"failed": 4}', '{"failed": "1"}', '{"failed": 0, "more": 1}', "[" * 2000])
+async def test_a_count_is_none_of_another_hsms(tmp_path: Path) -> None:
+    """An HSM that another program has set up since begins with every attempt, and keeps its keys."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        house.attempts.set(house.name, 0)
+        await house.manager.factory_reset(house.device, actor="a", origin="b", progress=lambda _: None)
+    tool(tmp_path, "--init-token", "--slot-index", "0", "--so-pin", SO_PIN, "--label", "theirs")
+    async with builtin_house(tmp_path) as house:
+        house.with_key()
+        left = await house.hsm.attempts_left()
+        await house.log_in()
+
+        assert (left, keys(tmp_path)) == (3, 1)
+
+
+async def test_a_reset_forgets_the_count(tmp_path: Path, vendor: VendorModule) -> None:
+    """Whoever has a Luna HSM next, under the same serial number, has every attempt."""
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await fail(house, 2)
+        left = await house.hsm.attempts_left()
+        await house.reset()
+
+        assert (left, await house.hsm.attempts_left()) == (1, 3)
+
+
+async def test_what_is_found_zeroized_begins_anew(tmp_path: Path, vendor: VendorModule) -> None:
+    """A tamper, or another program, has zeroized it: that is seen, nobody is logged in, nothing has been tried."""
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await house.log_in()
+        house.attempts.set(house.name, 0)
+        vendor.tell("zeroized")
+        await house.hsm.refresh()
+
+        assert (house.device.state, house.hsm.logged_in()) == (HsmState.ZEROIZED, False)
+        assert await house.hsm.attempts_left() == 3
+
+
+async def test_an_attempt_less_than_was_shown_is_not_made(tmp_path: Path) -> None:
+    """Somebody has failed elsewhere while the password was typed: it is not tried without the caution for the last."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await fail(house, 2)
+        with pytest.raises(AttemptsDropped):
+            await house.log_in(WRONG, shown=2)
+
+        assert (await house.hsm.attempts_left(), house.device.state) == (1, HsmState.INITIALIZED)
+
+
+async def test_two_sessions_from_one_place_are_two(tmp_path: Path) -> None:
+    """Two over one SSH connection have the same name and place, and neither the same login nor the same logout."""
+    one, two = Person("admin", "192.0.2.7/40847"), Person("admin", "192.0.2.7/40847")
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await house.hsm.log_in(Secret(SO_PIN), one, 3)
+        with pytest.raises(NotLoggedIn):
+            await house.hsm.initialize("other", Secret(SO_PIN), two, 3)
+
+        assert (await house.hsm.log_out(two), house.hsm.logged_in(one), house.hsm.logged_in(two)) == (
+            False,
+            True,
+            False,
+        )
+
+
+async def test_a_password_that_it_does_not_take_destroys_nothing(tmp_path: Path) -> None:
+    """A blank HSM says of one that is too short that it is wrong; that is no reason for a reset."""
+    async with builtin_house(tmp_path) as house:
+        shortest = house.device.probe.shortest_password if house.device.probe else 0
+        with pytest.raises(DeviceRefused, match="does not take this password"):
+            await house.initialize(pin="abc")
+
+    assert (shortest, records(house, "reset-intent")) == (4, [])
+
+
+async def test_a_reset_that_does_not_begin_logs_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, it has changed nothing; begun, it has, and nobody is logged in."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await house.log_in()
+        with monkeypatch.context() as patch:
+            patch.setattr(drivers, "SOFTHSM_UTIL", Path("/nowhere/softhsm2-util"))
+            with pytest.raises(DeviceError):
+                await house.reset()
+        refused = house.hsm.logged_in()
+        await house.reset()
+
+        assert (refused, house.hsm.logged_in()) == (True, False)
+
+
+async def test_a_reset_between_a_login_and_its_answer_logs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is logged in to what was reset since the password was found right."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        record = house.hsm._record
+
+        async def late(event: str, person: Person, **fields: str) -> None:
+            await house.reset()
+            await record(event, person, **fields)
+
+        monkeypatch.setattr(house.hsm, "_record", late)
+        await house.log_in()
+
+        assert (house.device.state, house.hsm.logged_in()) == (HsmState.ZEROIZED, False)
+
+
+@pytest.mark.parametrize("text", BAD_COUNTS)
 async def test_a_count_that_cannot_be_believed_refuses(tmp_path: Path, text: str) -> None:
     """With a damaged count nobody logs in, and nothing is destroyed; a reset and a new password set it right."""
     async with builtin_house(tmp_path) as house:
@@ -413,12 +533,13 @@ async def test_a_killed_attempt_is_no_attempt_for_free(tmp_path: Path) -> None:
     left = []
     for _ in range(3):
         killed(folder, folder, "login")
-        left.append(Attempts(folder / "builtin-attempts.json").left())
+        async with builtin_house(folder) as house:
+            left.append(await house.hsm.attempts_left())
     async with builtin_house(folder) as house:
-        with pytest.raises(Zeroized):
+        with pytest.raises(NoAttemptLeft):
             await house.log_in()
 
-    assert left == [2, 1, 0]
+        assert (left, house.device.state) == ([2, 1, 0], HsmState.INITIALIZED)
 
 
 # The same with a Luna HSM, whose library fails on demand.
@@ -510,6 +631,104 @@ async def test_a_library_that_fails_in_a_login_costs_the_attempt(
 
         assert (left, logged_in, await house.hsm.attempts_left()) == (2, False, 3)
     assert vendor.keys() == 1
+
+
+async def test_faults_with_the_right_password_destroy_nothing(vendor: VendorModule, tmp_path: Path) -> None:
+    """Three in a row use up the attempts; no login is taken any more, and the keys are where they were."""
+    vendor.tell("fault-C_Login", "30")
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        for _ in range(3):
+            with pytest.raises(DeviceError, match="CKR_DEVICE_ERROR"):
+                await house.log_in()
+        vendor.untell("fault-C_Login")
+        with pytest.raises(NoAttemptLeft):
+            await house.log_in()
+
+    assert (vendor.keys(), records(house, "reset-intent")) == (1, [])
+
+
+async def test_a_locked_password_is_no_wrong_one(vendor: VendorModule, tmp_path: Path) -> None:
+    """That it is locked says nothing of the password that was given, even in the last attempt."""
+    vendor.tell("fault-C_Login", "a4")
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        house.attempts.set(house.name, 1)
+        with pytest.raises(SecretRefused):
+            await house.log_in()
+
+    assert (vendor.keys(), records(house, "reset-intent")) == (1, [])
+
+
+async def test_a_fault_before_the_password_costs_nothing(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a session nothing has been tried."""
+
+    def faulty(*_: object) -> int:
+        raise error("C_OpenSession", 0x30)
+
+    monkeypatch.setattr(client.Library, "open_session", faulty)
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        with pytest.raises(DeviceError, match="CKR_DEVICE_ERROR"):
+            await house.log_in()
+
+        assert await house.hsm.attempts_left() == 3
+
+
+async def test_a_fault_after_the_right_password_is_none(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails as the session is ended says nothing of the password."""
+    real = client.Library._call
+
+    def faulty(library: client.Library, call: str, *arguments: object, timeout: float) -> object:
+        if call == "log_out":
+            raise error("C_Logout", 0x30)
+        return real(library, call, *arguments, timeout=timeout)
+
+    monkeypatch.setattr(client.Library, "_call", faulty)
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await house.log_in()
+
+        assert (house.hsm.logged_in(), await house.hsm.attempts_left()) == (True, 3)
+
+
+@pytest.mark.parametrize("initializes", [True, False])
+async def test_what_is_reported_late_does_nothing_after(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initializes: bool
+) -> None:
+    """Said to be not done, it is not begun either when the library comes to itself: no key and no attempt is lost."""
+    released = threading.Event()
+    real = client.Library.load
+
+    def slow(library: client.Library, path: Path) -> None:
+        released.wait(BOUND)
+        real(library, path)
+
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await house.log_in()
+        monkeypatch.setattr(client.Library, "load", slow)
+        monkeypatch.setattr(house.manager, "_operation_timeout", 0.2)
+        with pytest.raises(DeviceTimeout):
+            await (house.initialize("anew") if initializes else house.log_in())
+        released.set()
+        while house.manager._calls:
+            await asyncio.wait(house.manager._calls.values())
+
+        assert (vendor.keys(), await house.hsm.attempts_left()) == (1, 3)
+    assert records(house, "hsm-init-intent") == []
+
+
+async def test_an_old_label_proves_no_initialisation(vendor: VendorModule, tmp_path: Path) -> None:
+    """A library that says it has done it, and has not, is not believed: the label was the same before."""
+    vendor.tell("idle")
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await house.log_in()
+        report = await house.initialize(LABEL)
+
+    assert (report.outcome, report.reason) == (
+        Outcome.UNKNOWN,
+        "not initialized anew: a user PIN is set, there are objects",
+    )
 
 
 async def test_a_no_that_is_not_about_the_password_costs_nothing(vendor: VendorModule, tmp_path: Path) -> None:

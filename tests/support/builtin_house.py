@@ -44,13 +44,24 @@ class BuiltinHouse:
         assert device is not None
         return device
 
-    async def initialize(self, label: str = LABEL, pin: str = SO_PIN) -> Report:
-        """Initialise it."""
-        return await self.hsm.initialize(label, Secret(pin), ADMIN)
+    @property
+    def attempts(self) -> Attempts:
+        """The count, whoever's it is."""
+        return Attempts(self.folder / "builtin-attempts.json")
 
-    async def log_in(self, pin: str = SO_PIN) -> None:
-        """Log in."""
-        await self.hsm.log_in(Secret(pin), ADMIN)
+    @property
+    def name(self) -> str:
+        """What the count is kept under."""
+        assert self.device.probe is not None
+        return f"{self.device.serial} {self.device.probe.told}".strip()
+
+    async def initialize(self, label: str = LABEL, pin: str = SO_PIN, shown: int = 1) -> Report:
+        """Initialise it."""
+        return await self.hsm.initialize(label, Secret(pin), ADMIN, shown)
+
+    async def log_in(self, pin: str = SO_PIN, shown: int = 1) -> None:
+        """Log in, as one who knows of that many attempts."""
+        await self.hsm.log_in(Secret(pin), ADMIN, shown)
 
     async def reset(self) -> Report:
         """Reset it."""

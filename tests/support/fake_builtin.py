@@ -34,7 +34,9 @@ class FakeBuiltin:
     known: Device | None = field(default_factory=builtin_device)
     left: int | ApplianceError = 3
     someone: bool = False  # is logged in
-    due: ApplianceError | None = None  # what `zeroize_if_due` raises
+    elsewhere: bool = False  # but in another session
+    renewed: Device | ApplianceError | None = None  # what it turns out to be when it is asked
+    refreshed: int = 0
     problem: ApplianceError | None = None  # what everything else raises
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "builtin"))
     asked: list[tuple[str, ...]] = field(default_factory=list)
@@ -42,20 +44,23 @@ class FakeBuiltin:
     def device(self) -> Device | None:
         return self.known
 
-    def logged_in(self) -> bool:
-        return self.someone
+    async def refresh(self) -> None:
+        self.refreshed += 1
+        if isinstance(self.renewed, ApplianceError):
+            raise self.renewed
+        if self.renewed:
+            self.known = self.renewed
+
+    def logged_in(self, person: Person | None = None) -> bool:
+        return self.someone and not (person and self.elsewhere)
 
     async def attempts_left(self) -> int:
         if isinstance(self.left, ApplianceError):
             raise self.left
         return self.left
 
-    async def zeroize_if_due(self, person: Person) -> None:
-        if self.due:
-            raise self.due
-
-    async def log_in(self, secret: Secret, person: Person) -> None:
-        self._ask("log in", secret.text, person.origin)
+    async def log_in(self, secret: Secret, person: Person, shown: int) -> None:
+        self._ask("log in", secret.text, person.origin, str(shown))
 
     async def log_out(self, person: Person) -> bool:
         was, self.someone = self.someone, False
@@ -63,7 +68,7 @@ class FakeBuiltin:
             self._ask("log out", person.origin)
         return was
 
-    async def initialize(self, label: str, secret: Secret, person: Person) -> Report:
+    async def initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
         self._ask("initialize", label, secret.text, person.origin)
         return self.report
 

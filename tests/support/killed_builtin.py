@@ -60,7 +60,7 @@ async def log_in(folder: Path) -> None:
         await manager.start()
         await manager.settled()
         hsm = BuiltinHsm(manager, Attempts(folder / "builtin-attempts.json"), audit)
-        await hsm.log_in(Secret("whatever"), ADMIN)
+        await hsm.log_in(Secret("whatever"), ADMIN, 1)
 
 
 def survived(folder: Path, steps: int | None) -> bool:

@@ -22,6 +22,7 @@ from appliance.hsm.usb import UsbBus
 from appliance.programs import NotDone, run
 
 FAMILY = "builtin"
+INITIALIZED = "it is initialized"
 SOFTHSM_UTIL = Path("/usr/bin/softhsm2-util")
 
 
@@ -41,6 +42,10 @@ class BuiltinConnection(Connection):
 
         Raises what `log_in` raises. Returning is not success: `probe` again.
         """
+
+    @abstractmethod
+    def remains(self) -> tuple[str, ...]:
+        """What speaks against its having just been initialised: its label proves nothing, it may be the old one."""
 
 
 class SoftHsmDriver(Driver):
@@ -121,6 +126,7 @@ class SoftHsmConnection(BuiltinConnection):
             obstacle="" if SOFTHSM_UTIL.exists() else f"{SOFTHSM_UTIL} is not installed",
             details=(*details(shown, self._driver.path), ("Public Objects", str(objects))),
             shortcomings=shortcomings,
+            shortest_password=shown.shortest_pin,
             told=shown.serial if tokens else "none",
         )
 
@@ -152,8 +158,9 @@ class SoftHsmConnection(BuiltinConnection):
         """C_Login in a process of its own."""
         with self._driver.loaded() as library:
             slot = _only([token for token in library.tokens() if token.flags & TOKEN_INITIALIZED]).slot
+            session = library.open_session(slot)
             before()
-            library.log_in(slot, secret)
+            library.log_in(session, secret)
 
     def initialize(self, label: str, secret: Secret, before: Callable[[], None]) -> None:
         """C_InitToken of the token, or of the free slot where there is none."""
@@ -162,6 +169,10 @@ class SoftHsmConnection(BuiltinConnection):
             slot = _only([token for token in slots if token.flags & TOKEN_INITIALIZED] or list(slots)).slot
             before()
             library.init_token(slot, secret, label)
+
+    def remains(self) -> tuple[str, ...]:
+        """The user's PIN, objects, files that SoftHSM does not know."""
+        return tuple(sentence for sentence in self.probe().shortcomings if sentence != INITIALIZED)
 
     def _left(self) -> list[Path]:
         """What is in the folder of its tokens. Raises `DeviceError`."""
@@ -204,15 +215,24 @@ class BuiltinLunaConnection(LunaConnection, BuiltinConnection):
 
     def log_in(self, secret: Secret, before: Callable[[], None]) -> None:
         """C_Login; the HSM counts wrong ones itself, too."""
-        slot = self._present().slot
+        session = self._library.open_session(self._present().slot)
         before()
-        self._library.log_in(slot, secret)
+        self._library.log_in(session, secret)
 
     def initialize(self, label: str, secret: Secret, before: Callable[[], None]) -> None:
         """C_InitToken."""
         slot = self._present().slot
         before()
         self._library.init_token(slot, secret, label)
+
+    def remains(self) -> tuple[str, ...]:
+        """The user's PIN, and objects."""
+        token = self._present()
+        found = {
+            "a user PIN is set": bool(token.flags & USER_PIN_INITIALIZED),
+            "there are objects": self._library.objects(token.slot) > 0,
+        }
+        return tuple(sentence for sentence, holds in found.items() if holds)
 
 
 def builtin(bus: UsbBus, settings: BuiltinSettings, folder: Path) -> Driver | None:
@@ -241,7 +261,7 @@ def _only(tokens: list[Token]) -> Token:
 
 def _shortcomings(tokens: list[Token], objects: int, left: list[Path]) -> tuple[str, ...]:
     found = {
-        "it is initialized": bool(tokens),
+        INITIALIZED: bool(tokens),
         "a user PIN is set": any(token.flags & USER_PIN_INITIALIZED for token in tokens),
         "there are objects": objects > 0,
         "files of a token are left": bool(left) and not tokens,

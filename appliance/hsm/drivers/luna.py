@@ -112,6 +112,7 @@ class LunaConnection(Connection):
             label=token.label,
             details=details(token, self._driver.path),
             shortcomings=shortcomings,
+            shortest_password=token.shortest_pin,
             final_try=bool(token.flags & SO_PIN_FINAL_TRY),
         )
 

@@ -183,11 +183,19 @@ class Library:
         text = pin.encode()
         self._call("C_InitToken", slot, text, len(text), label.encode().ljust(LABEL_SIZE))
 
-    def log_in(self, slot: int, pin: str) -> None:
-        """Log the security officer in, and out again."""
-        session, text = ULONG(), pin.encode()
+    def open_session(self, slot: int) -> int:
+        """A session in which the security officer can log in."""
+        session = ULONG()
         self._call("C_OpenSession", slot, SERIAL_SESSION | RW_SESSION, None, None, ctypes.byref(session))
+        return session.value
+
+    def log_in(self, session: int, pin: str) -> None:
+        """Log the security officer in."""
+        text = pin.encode()
         self._call("C_Login", session, SECURITY_OFFICER, text, len(text))
+
+    def log_out(self, session: int) -> None:
+        """Log out, and end the session."""
         self._call("C_Logout", session)
         self._call("C_CloseSession", session)
 

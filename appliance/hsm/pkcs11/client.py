@@ -96,9 +96,18 @@ class Library:
         """C_InitToken with the SO PIN; the label has 32 bytes at most. Raises `SecretRefused` too."""
         self._call("init_token", slot, pin.text, label, timeout=RESET_TIMEOUT)
 
-    def log_in(self, slot: int, pin: Secret) -> None:
-        """C_Login as the security officer, and out again: the PIN is right. Raises `SecretRefused` too."""
-        self._call("log_in", slot, pin.text, timeout=CALL_TIMEOUT)
+    def open_session(self, slot: int) -> int:
+        """A session for `log_in`. Nothing is tried yet."""
+        return _of_type(self._call("open_session", slot, timeout=CALL_TIMEOUT), int)
+
+    def log_in(self, session: int, pin: Secret) -> None:
+        """C_Login as the security officer, and out again: the PIN is right. Raises `SecretRefused` too.
+
+        What goes wrong after C_Login says nothing of the PIN, and is none of the caller's business.
+        """
+        self._call("log_in", session, pin.text, timeout=CALL_TIMEOUT)
+        with suppress(DeviceError):
+            self._call("log_out", session, timeout=CALL_TIMEOUT)
 
     def load(self, path: Path) -> None:
         """Load and initialise it."""

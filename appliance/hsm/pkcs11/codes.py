@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from appliance.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeout, SecretRefused
 
 VENDOR_DEFINED = 0x80000000
-SECRET_REFUSED = (0xA0, 0xA4)  # wrong; or locked, by this try or before
+PIN_INCORRECT = 0xA0
+SECRET_REFUSED = (PIN_INCORRECT, 0xA4)  # wrong; or locked, by this try or before
 
 NAMES: Mapping[int, str] = {
     0x01: "CKR_CANCEL",

@@ -13,6 +13,7 @@ from appliance.errors import (
     AttachmentChanged,
     DeviceBusy,
     DeviceError,
+    DeviceRefused,
     Hangup,
     NotLoggedIn,
     ResetUnsupported,
@@ -21,7 +22,7 @@ from appliance.errors import (
     Timeout,
     UnknownSerial,
 )
-from appliance.hsm.builtin import Person, Zeroized
+from appliance.hsm.builtin import AttemptsDropped, NoAttemptLeft, Zeroized
 from appliance.hsm.model import Device, HsmState, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled
@@ -36,9 +37,10 @@ _NO_PASSWORD = "1020000 : CKR_USER_PIN_NOT_INITIALIZED"  # noqa: S105  the name 
 Work = Callable[[Invocation, Device], Awaitable[Reply]]
 
 _ZEROIZED = "  The HSM is in the factory reset (zeroized) state."
-_PASSWORD = re.compile("[ -~]{1,255}")
-_LABEL = re.compile("[ -~]{1,32}")
+_LONGEST_PASSWORD = 255
+_LABEL = re.compile("[!-~]([ -~]{0,30}[!-~])?")  # a token pads it with blanks, which nobody can tell from its own
 _PROMPT = "          > "
+_ASK = "Please enter the HSM Administrators' password:"
 
 _RESET_CAUTION = """\
 CAUTION:  Are you sure you wish to reset this HSM to factory
@@ -102,54 +104,65 @@ async def _attempts(call: Invocation, device: Device) -> str:
     if device.state is HsmState.ZEROIZED:
         return "HSM IS ZEROIZED !!!!"
     try:
-        return f"{await call.services.builtin.attempts_left()} before HSM zeroization!"
-    except StateError as problem:
+        left = await call.services.builtin.attempts_left()
+    except (DeviceError, StateError) as problem:
         return f"unknown: {text.shown(problem.reason)}"
+    return f"{left} before HSM zeroization!" if left else "none; 'hsm factoryReset' resets it"
 
 
 async def _login(call: Invocation, device: Device) -> Reply:
-    builtin, person = call.services.builtin, _person(call)
     if _half_done(device):
         return await _unfinished(call)
     if device.state is HsmState.ZEROIZED:
         hint = "The HSM is in the factory reset (zeroized) state.\nUse 'hsm init' to initialize it."
         return await _failed(call, _NO_PASSWORD, hint, "zeroized")
-    await builtin.zeroize_if_due(person)
-    last = await builtin.attempts_left() == 1
-    if last and (stopped := await confirm(call, _LAST_ATTEMPT, _PROMPT)):
-        return stopped
-    secret = await _password(call, "Please enter the HSM Administrators' password:", "  " if last else "")
+    left = await _tries(call)
+    if isinstance(left, Reply):
+        return left
+    secret = await _password(call, _ASK, "  " if left == 1 else "")
     if isinstance(secret, Reply):
         return secret
-    await builtin.log_in(secret, person)
+    await call.services.builtin.log_in(secret, call.person, left)
     return await _successful(call)
 
 
+async def _tries(call: Invocation) -> int | Reply:
+    """How many attempts are left, when the person wants to make one of them. Raises `NoAttemptLeft`."""
+    left = await call.services.builtin.attempts_left()
+    if not left:
+        raise NoAttemptLeft
+    if left == 1 and (stopped := await confirm(call, _LAST_ATTEMPT, _PROMPT)):
+        return stopped
+    return left
+
+
 async def _logout(call: Invocation, _: Device) -> Reply:
-    if not await call.services.builtin.log_out(_person(call)):
+    if not await call.services.builtin.log_out(call.person):
         return await _failed(call, _NOT_LOGGED_IN, "You are not logged in to the HSM.", "not logged in")
     return await _successful(call)
 
 
 async def _init(call: Invocation, device: Device) -> Reply:
-    builtin, person = call.services.builtin, _person(call)
+    builtin, person = call.services.builtin, call.person
     label = call.options["label"]
     if not _LABEL.fullmatch(label):
-        return await _failed(call, text.ARGUMENTS_BAD, "The label has 1 to 32 ASCII characters.", "malformed label")
+        sentence = "The label has 1 to 32 ASCII characters, and no blank at either end."
+        return await _failed(call, text.ARGUMENTS_BAD, sentence, "malformed label")
     if _half_done(device):
         return await _unfinished(call)
     blank = device.state is HsmState.ZEROIZED
-    if not blank and not builtin.logged_in():
+    if not blank and not builtin.logged_in(person):
         raise NotLoggedIn("not logged in")
-    secret = (
-        await _new_password(call) if blank else await _password(call, "Please enter the HSM Administrators' password:")
-    )
+    left = 0 if blank else await _tries(call)
+    if isinstance(left, Reply):
+        return left
+    secret = await _new_password(call, device) if blank else await _password(call, _ASK, "  " if left == 1 else "")
     if isinstance(secret, Reply):
         return secret
     if "force" not in call.options and (stopped := await confirm(call, _INIT_CAUTION, _PROMPT)):
         await builtin.log_out(person)  # as the vendor has it
         return stopped
-    report = await builtin.initialize(label, secret, person)
+    report = await builtin.initialize(label, secret, person, left)
     if report.outcome is Outcome.DONE:
         return await _successful(call)
     sentence = f"Contact with the HSM was lost. Its state is unknown.\n{text.reason(report.reason)}"
@@ -162,7 +175,7 @@ async def _reset(caution: str, call: Invocation, device: Device) -> Reply:
     if "force" not in call.options and (stopped := await confirm(call, caution, _PROMPT)):
         return stopped
     async with progress(call.terminal, "The HSM is being reset. Do not turn it off.") as steps:
-        report = await call.services.builtin.factory_reset(_person(call), steps)
+        report = await call.services.builtin.factory_reset(call.person, steps)
     if report.outcome is Outcome.DONE:
         return await _successful(call)
     reason = text.reason(report.reason)
@@ -175,7 +188,7 @@ async def _reset(caution: str, call: Invocation, device: Device) -> Reply:
 
 
 async def _run(work: Work, call: Invocation) -> Reply:
-    """One command of the group: with the HSM as it is now, and its troubles in words."""
+    """One command of the group, with the troubles of the HSM in words."""
     manager = call.services.manager
     await settled(manager)
     device = call.services.builtin.device()
@@ -183,9 +196,6 @@ async def _run(work: Work, call: Invocation) -> Reply:
         await call.terminal.write(text.error("No built-in HSM is configured on this appliance."))
         return replace(FAILURE, note="none configured")
     try:
-        if device.probe is None:  # it may have come to itself since it was asked
-            await manager.refresh(device)
-            device = call.services.builtin.device() or device
         return await work(call, device)
     except Zeroized as end:
         return await _zeroized(call, end)
@@ -197,6 +207,17 @@ async def _run(work: Work, call: Invocation) -> Reply:
             raise
         code, sentence = _explain(problem)
         return await _failed(call, code, sentence, f"{type(problem).__name__}: {problem}")
+
+
+async def _asked(work: Work, call: Invocation, _: Device) -> Reply:
+    """With the HSM as it is now: another program, or a tamper, may have zeroized it since it was asked."""
+    builtin = call.services.builtin
+    async with progress(call.terminal, "The HSM is being asked what it is."):
+        await builtin.refresh()
+    device = builtin.device()
+    if device is None:
+        raise UnknownSerial("")
+    return await work(call, device)
 
 
 async def _zeroized(call: Invocation, end: Zeroized) -> Reply:
@@ -218,25 +239,27 @@ async def _unfinished(call: Invocation) -> Reply:
     return await _failed(call, text.DEVICE_ERROR, sentence, "unfinished reset")
 
 
-async def _new_password(call: Invocation) -> Secret | Reply:
-    first = await _password(call, "Please enter a password for the HSM Administrator:")
+async def _new_password(call: Invocation, device: Device) -> Secret | Reply:
+    shortest = min(max(1, device.probe.shortest_password), _LONGEST_PASSWORD) if device.probe else 1
+    first = await _password(call, "Please enter a password for the HSM Administrator:", shortest=shortest)
     if isinstance(first, Reply):
         return first
-    second = await _password(call, "Please re-enter password to confirm:")
+    second = await _password(call, "Please re-enter password to confirm:", shortest=shortest)
     if isinstance(second, Reply) or second.text == first.text:
         return second
     return await _failed(call, text.ARGUMENTS_BAD, "The passwords do not match. Nothing was done.", "no match")
 
 
-async def _password(call: Invocation, question: str, indent: str = "") -> Secret | Reply:
+async def _password(call: Invocation, question: str, indent: str = "", shortest: int = 1) -> Secret | Reply:
+    """What was typed, if it can be a password: one that exists may be shorter than new ones have to be."""
     await call.terminal.write(f"{indent}{question}\n")
     answer = await ask(call, f"{indent}> ", secret=True)
     if isinstance(answer, Reply):
         return answer
     await call.terminal.write("\n")
-    if _PASSWORD.fullmatch(answer):
+    if shortest <= len(answer) <= _LONGEST_PASSWORD and re.fullmatch("[ -~]*", answer):
         return Secret(answer)
-    sentence = "A password has 1 to 255 ASCII characters. Nothing was done."
+    sentence = f"The password has {shortest} to {_LONGEST_PASSWORD} ASCII characters. Nothing was done."
     return await _failed(call, text.ARGUMENTS_BAD, sentence, "malformed password")
 
 
@@ -248,10 +271,6 @@ async def _successful(call: Invocation) -> Reply:
 async def _failed(call: Invocation, code: str, sentence: str, note: str) -> Reply:
     await call.terminal.write(text.failed(call.command, code, sentence))
     return replace(FAILURE, note=note)
-
-
-def _person(call: Invocation) -> Person:
-    return Person(call.account.name, call.where)
 
 
 def _explain(problem: ApplianceError) -> tuple[str, str]:
@@ -267,6 +286,16 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
             return text.NOT_SUPPORTED, f"This HSM cannot be reset. Nothing was done.\n{text.reason(problem.reason)}"
         case StateError():
             return text.GENERAL_ERROR, f"This cannot be recorded, so nothing was done.\n{text.reason(str(problem))}"
+        case NoAttemptLeft():
+            reset = "Use 'hsm factoryReset' on the local console; it destroys everything in the HSM."
+            return _THRESHOLD, f"The HSM takes no login: no attempt is left.\n{reset}"
+        case AttemptsDropped():
+            return (
+                text.DEVICE_ERROR,
+                f"The password was not tried. Run the command again.\n{text.reason(problem.reason)}",
+            )
+        case DeviceRefused():
+            return text.DEVICE_ERROR, f"The HSM refused. Nothing was done.\n{text.reason(problem.reason)}"
         case DeviceError():
             return text.DEVICE_ERROR, f"Unable to communicate with HSM.\n{text.reason(problem.reason)}"
     raise problem
@@ -285,20 +314,33 @@ GROUP = Group(
             "factoryReset",
             "f",
             "Reset the HSM to factory default settings",
-            partial(_run, partial(_reset, _RESET_CAUTION)),
+            partial(_run, partial(_asked, partial(_reset, _RESET_CAUTION))),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm factoryReset",
         ),
-        Command("init", "i", "Initialize the HSM", partial(_run, _init), options=(_LABEL_OPTION, _FORCE), roles=_ADMIN),
-        Command("login", "logi", "Log in to the HSM as its administrator", partial(_run, _login), roles=_ADMIN),
+        Command(
+            "init",
+            "i",
+            "Initialize the HSM",
+            partial(_run, partial(_asked, _init)),
+            options=(_LABEL_OPTION, _FORCE),
+            roles=_ADMIN,
+        ),
+        Command(
+            "login",
+            "logi",
+            "Log in to the HSM as its administrator",
+            partial(_run, partial(_asked, _login)),
+            roles=_ADMIN,
+        ),
         Command("logout", "logo", "Log out of the HSM", partial(_run, _logout), roles=_ADMIN),
-        Command("show", "s", "Show the HSM", partial(_run, _show)),
+        Command("show", "s", "Show the HSM", partial(_run, partial(_asked, _show))),
         Command(
             "zeroize",
             "z",
             "Destroy everything in the HSM",
-            partial(_run, partial(_reset, _ZEROIZE_CAUTION)),
+            partial(_run, partial(_asked, partial(_reset, _ZEROIZE_CAUTION))),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm zeroize",
