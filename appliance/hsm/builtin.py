@@ -26,8 +26,8 @@ from appliance.hsm.drivers import Connection, Progress
 from appliance.hsm.drivers.builtin import BuiltinConnection
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Probe, Secret
-from appliance.hsm.reset import Beginning, Report
 from appliance.hsm.pkcs11.codes import PIN_INCORRECT
+from appliance.hsm.reset import Beginning, Report
 from appliance.hsm.worker import in_thread
 from appliance.log import get_logger
 
@@ -57,7 +57,7 @@ class AttemptsDropped(DeviceError):
     """Fewer attempts are left than the person was shown; the password was not tried."""
 
     def __init__(self) -> None:
-        super().__init__("a login has failed elsewhere meanwhile, and fewer attempts are left than before")
+        super().__init__("another login has failed meanwhile")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,8 +27,22 @@ from appliance.hsm.model import HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.codes import error
 from appliance.hsm.usb import UsbBus
-from tests.support.builtin_house import ADMIN, LABEL, BuiltinHouse, builtin_house, keys, tool
-from tests.support.vendor_module import BOUND, SERIAL, SO_PIN, USER_PIN, VendorModule, needs_softhsm
+from tests.support.builtin_house import (
+    ADMIN,
+    LABEL,
+    BuiltinHouse,
+    builtin_house,
+    keys,
+    tool,
+)
+from tests.support.vendor_module import (
+    BOUND,
+    SERIAL,
+    SO_PIN,
+    USER_PIN,
+    VendorModule,
+    needs_softhsm,
+)
 
 pytestmark = needs_softhsm
 

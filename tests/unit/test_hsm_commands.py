@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hsm ...` says, to the letter where the vendor's shell is known to the letter."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,13 +15,15 @@ from appliance.errors import (
     ApplianceError,
     DeviceBusy,
     DeviceError,
+    DeviceRefused,
+    DeviceTimeout,
     EndOfFile,
     Interrupt,
     NotLoggedIn,
     SecretRefused,
     StateError,
 )
-from appliance.hsm.builtin import BuiltinHsm, Zeroized
+from appliance.hsm.builtin import AttemptsDropped, BuiltinHsm, Zeroized
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
@@ -123,6 +125,13 @@ async def test_without_a_built_in_hsm_every_command_says_so(words: str) -> None:
     assert screen == f"\nError:  No built-in HSM is configured on this appliance.\n{FAILURE}"
 
 
+async def test_an_interrupted_reset_of_an_hsm_that_is_not_configured_any_more() -> None:
+    """The person who follows the warning at login is told how to come to the HSM."""
+    screen = await Shell(FakeBuiltin(None), manager=FakeManager([], [INTENT])).command("hsm factoryReset -force")
+
+    assert "has not ended: name it under [hsm.builtin] in console.toml." in screen
+
+
 async def test_show_has_the_look_of_the_vendors() -> None:
     """Two empty lines, the appliance, the HSM, its attempts and its state."""
     screen = await Shell().command("hsm show")
@@ -200,7 +209,7 @@ async def test_a_login_is_the_vendors() -> None:
     shell = Shell()
 
     assert await shell.command("hsm login", "s3cret-pin") == f"{ASKED}'hsm login' successful.\n{SUCCESS}"
-    assert shell.hsm.asked == [("log in", "s3cret-pin", "Console")]
+    assert shell.hsm.asked == [("log in", "s3cret-pin", "Console", "3")]
 
 
 async def test_a_wrong_password_tells_what_is_left() -> None:
@@ -235,11 +244,70 @@ async def test_the_last_attempt_can_be_declined(answer: Answer) -> None:
     assert shell.hsm.asked == []
 
 
-async def test_where_zeroization_is_due_no_password_is_asked_for() -> None:
-    """It is carried out; where it fails the person is told what completes it, and the result is a failure."""
-    shell = Shell(FakeBuiltin(left=0, due=Zeroized(Report(Outcome.UNKNOWN, "it hangs", "builtin"))))
+@pytest.mark.parametrize("words", ["login", "init -label x -force"])
+async def test_where_no_attempt_is_left_no_password_is_asked_for(words: str) -> None:
+    """The person is told what helps; nothing is destroyed."""
+    shell = Shell(FakeBuiltin(left=0, someone=True))
 
-    assert await shell.command("hsm login", "s3cret-pin") == "\n" + frame(
+    assert await shell.command(f"hsm {words}", "s3cret-pin") == "\n" + frame(
+        f"hsm {words.split()[0]}",
+        THRESHOLD,
+        "The HSM takes no login: no attempt is left.\n"
+        "        Use 'hsm factoryReset' on the local console. It destroys all data.",
+    )
+    assert shell.hsm.asked == [("log out", "Console")]
+
+
+async def test_an_initialisation_cautions_of_the_last_attempt_too() -> None:
+    """Its password is one like that of a login, whether it is forced or not."""
+    shell = Shell(FakeBuiltin(left=1, someone=True))
+
+    assert (await shell.command("hsm init -label x -force", "quit")).startswith(LAST)
+    assert shell.hsm.asked == [("log out", "Console")]
+
+
+async def test_a_login_of_another_session_is_none() -> None:
+    """No password is asked for that would be refused anyway."""
+    shell = Shell(FakeBuiltin(someone=True, elsewhere=True))
+    screen = await shell.command("hsm init -label x -force", "s3cret-pin")
+
+    assert "Use 'hsm login' first." in screen
+    assert "password" not in screen
+
+
+@pytest.mark.parametrize("words", ["show", "login", "init -label x -force", "factoryReset -force", "zeroize -force"])
+async def test_every_command_asks_the_hsm_first(words: str) -> None:
+    """What it was when the daemon began is not what it is: it may have been zeroized since."""
+    shell = Shell(FakeBuiltin(renewed=BLANK))
+    screen = await shell.command(f"hsm {words}", "s3cret-pin", "s3cret-pin")
+
+    assert shell.hsm.refreshed == 1
+    assert words != "show" or "HSM IS ZEROIZED !!!!" in screen
+
+
+async def test_an_hsm_that_hangs_is_told_of() -> None:
+    """Without an answer what it was once is not shown."""
+    shell = Shell(FakeBuiltin(renewed=DeviceTimeout("no answer in time")))
+
+    assert "Unable to communicate with HSM.\n        Reason: no answer in time" in await shell.command("hsm show")
+
+
+@pytest.mark.parametrize("answer", ["abc", "x" * 256])
+async def test_a_new_password_is_as_long_as_the_hsm_wants(answer: str) -> None:
+    """The shortest is the HSM's to say."""
+    assert BLANK.probe is not None
+    shell = Shell(FakeBuiltin(replace(BLANK, probe=replace(BLANK.probe, shortest_password=4))))
+    screen = await shell.command("hsm init -label x -force", answer)
+
+    assert "The password has 4 to 255 ASCII characters. Nothing was done." in screen
+    assert shell.hsm.asked == []
+
+
+async def test_a_reset_after_the_last_attempt_that_fails_is_said() -> None:
+    """The person is told what completes it, and the result is a failure."""
+    shell = Shell(FakeBuiltin(problem=Zeroized(Report(Outcome.UNKNOWN, "it hangs", "builtin"))))
+
+    assert await shell.command("hsm login", "s3cret-pin") == ASKED + frame(
         "hsm login",
         THRESHOLD,
         "The HSM takes no login, and is not known to be zeroized.\n        Reason: unknown: it hangs\n"
@@ -279,7 +347,7 @@ async def test_a_password_that_cannot_be_one_costs_no_attempt(answer: str) -> No
     shell = Shell()
 
     assert await shell.command("hsm login", answer) == ASKED + frame(
-        "hsm login", "70000 : CKR_ARGUMENTS_BAD", "A password has 1 to 255 ASCII characters. Nothing was done."
+        "hsm login", "70000 : CKR_ARGUMENTS_BAD", "The password has 1 to 255 ASCII characters. Nothing was done."
     )
     assert shell.hsm.asked == []
 
@@ -344,12 +412,14 @@ async def test_who_quits_an_initialisation_is_logged_out() -> None:
     assert shell.hsm.asked == [("log out", "Console")]
 
 
-@pytest.mark.parametrize("label", ["x" * 33, '"\u00e4"'])
+@pytest.mark.parametrize("label", ["x" * 33, '"\u00e4"', '"vault "', '" vault"'])
 async def test_a_label_that_does_not_fit_is_refused(label: str) -> None:
     """32 bytes are what PKCS#11 has for it."""
     shell = Shell(FakeBuiltin(BLANK))
 
-    assert "The label has 1 to 32 ASCII characters." in await shell.command(f"hsm init -label {label}")
+    assert "The label has 1 to 32 ASCII characters, and no blank at either end." in await shell.command(
+        f"hsm init -label {label}"
+    )
     assert shell.hsm.asked == []
 
 
@@ -429,6 +499,16 @@ async def test_what_is_not_done_is_not_called_so(report: Report, sentence: str) 
     ("problem", "code", "sentence"),
     [
         (DeviceBusy("x"), "300000 : CKR_DEVICE_ERROR", "The HSM is being reset. Nothing was done."),
+        (
+            DeviceRefused("why", 0x30),
+            "300000 : CKR_DEVICE_ERROR",
+            "The HSM refused. Nothing was done.\n        Reason: why (status 0030)",
+        ),
+        (
+            AttemptsDropped(),
+            "300000 : CKR_DEVICE_ERROR",
+            "The password was not tried. Run the command again.\n        Reason: another login has failed meanwhile",
+        ),
         (DeviceError("why"), "300000 : CKR_DEVICE_ERROR", "Unable to communicate with HSM.\n        Reason: why"),
         (
             StateError(Path("audit.jsonl"), "full"),

@@ -23,7 +23,7 @@ from appliance.errors import (
     UnknownSerial,
 )
 from appliance.hsm.builtin import AttemptsDropped, NoAttemptLeft, Zeroized
-from appliance.hsm.model import Device, HsmState, Outcome, Secret
+from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled
 from appliance.shell.grammar import Command, Group, Option
@@ -193,7 +193,10 @@ async def _run(work: Work, call: Invocation) -> Reply:
     await settled(manager)
     device = call.services.builtin.device()
     if device is None:
-        await call.terminal.write(text.error("No built-in HSM is configured on this appliance."))
+        sentence = "No built-in HSM is configured on this appliance."
+        if any(intent.hsm_class is HsmClass.BUILTIN for intent in manager.interrupted()):
+            sentence += "\nA reset of one was begun and has not ended: name it under [hsm.builtin] in console.toml."
+        await call.terminal.write(text.error(sentence))
         return replace(FAILURE, note="none configured")
     try:
         return await work(call, device)
@@ -209,15 +212,12 @@ async def _run(work: Work, call: Invocation) -> Reply:
         return await _failed(call, code, sentence, f"{type(problem).__name__}: {problem}")
 
 
-async def _asked(work: Work, call: Invocation, _: Device) -> Reply:
+async def _asked(work: Work, call: Invocation, device: Device) -> Reply:
     """With the HSM as it is now: another program, or a tamper, may have zeroized it since it was asked."""
     builtin = call.services.builtin
     async with progress(call.terminal, "The HSM is being asked what it is."):
         await builtin.refresh()
-    device = builtin.device()
-    if device is None:
-        raise UnknownSerial("")
-    return await work(call, device)
+    return await work(call, builtin.device() or device)
 
 
 async def _zeroized(call: Invocation, end: Zeroized) -> Reply:
@@ -287,7 +287,7 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
         case StateError():
             return text.GENERAL_ERROR, f"This cannot be recorded, so nothing was done.\n{text.reason(str(problem))}"
         case NoAttemptLeft():
-            reset = "Use 'hsm factoryReset' on the local console; it destroys everything in the HSM."
+            reset = "Use 'hsm factoryReset' on the local console. It destroys all data."
             return _THRESHOLD, f"The HSM takes no login: no attempt is left.\n{reset}"
         case AttemptsDropped():
             return (
