@@ -181,9 +181,9 @@ class Daemon:
         return f"Console on {self._config.line.port}. {tokens} Interrupted resets: {unfinished}."
 
     def _patience_usec(self) -> int:
-        """How long the end may take: a reset that runs is not cut short."""
-        busy = self._manager.busy or self._services.builtin.busy
-        return int((self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if busy else 0
+        """How long the end may take: a reset that runs is not cut short, nor one that a login just now leads to."""
+        operations = 3 if self._services.builtin.busy else int(self._manager.busy)  # it, the question after it, a reset
+        return int((operations * self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if operations else 0
 
     def _check_hearing(self) -> None:
         if (deaf := self._source.deaf()) and deaf not in self._deafness:
