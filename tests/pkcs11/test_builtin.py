@@ -458,20 +458,22 @@ async def test_what_a_killed_reset_has_left_is_removed(tmp_path: Path) -> None:
 
 
 async def test_an_unfinished_reset_stands_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it is completed nobody logs in or initialises: what the HSM holds is not known."""
+    """Until it is completed nobody is logged in, logs in or initialises: what the HSM holds is not known."""
     async with builtin_house(tmp_path) as house:
         await house.initialize()
+        await house.log_in()
         with monkeypatch.context() as patch:
             patch.setattr(drivers, "run", lambda *_, **__: "")
             patch.setattr("shutil.rmtree", lambda _: None)
             report = await house.reset()
-        interrupted = house.device.interrupted
+        interrupted, logged_in = house.device.interrupted, house.hsm.logged_in()
         with pytest.raises(DeviceError, match="'hsm factoryReset' completes it"):
             await house.log_in()
         again = await house.reset()
 
     assert (report.outcome, again.outcome) == (Outcome.UNKNOWN, Outcome.DONE)
     assert interrupted is not None
+    assert not logged_in
 
 
 async def test_without_its_program_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
