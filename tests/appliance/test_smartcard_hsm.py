@@ -17,7 +17,8 @@ SO_PIN, WRONG_SO_PIN = SMARTCARD_HSM.credential, SMARTCARD_HSM.wrong_credential
 
 def of_opensc(root: Ssh, command: str) -> str:
     """What a program of OpenSC says, through a pcscd that has the device only meanwhile."""
-    return root.run(f"systemctl start pcscd.socket && {command}; systemctl stop pcscd.socket pcscd.service")
+    begin = "systemctl reset-failed pcscd.socket pcscd.service && systemctl start pcscd.socket"  # however often
+    return root.run(f"{begin} && {command}; systemctl stop pcscd.socket pcscd.service")
 
 
 def keys(root: Ssh) -> int:
