@@ -11,9 +11,7 @@ import pytest
 from tests.support.guest.appliance import Appliance
 from tests.support.person import PROMPT
 
-CONFIG = "/etc/appliance/console.toml"
 TIMEOUT = 8  # seconds that the console gives a device here
-SETTINGS = f"operation_timeout = {TIMEOUT}\\nprobe_timeout = {TIMEOUT}"
 SILENT, OTHER = "E00001", "E00002"
 IN_THE_MIDDLE = 40  # transfers: a PIN is being blocked
 UNKNOWN = "Contact with the token was lost. Its state is unknown.\n"
@@ -24,11 +22,8 @@ SUCCESSFUL = "successful.\n"
 @pytest.fixture(scope="module")
 def impatient(booted: Appliance) -> Iterator[Appliance]:
     """The console waits for a device for seconds only."""
-    booted.root.run(f"cp {CONFIG} {CONFIG}.kept && sed --in-place 's/^\\[hsm]$/&\\n{SETTINGS}/' {CONFIG}")
-    booted.restart()
-    yield booted
-    booted.root.run(f"mv {CONFIG}.kept {CONFIG}")
-    booted.restart()
+    with booted.configuration("hsm", f"operation_timeout = {TIMEOUT}", f"probe_timeout = {TIMEOUT}"):
+        yield booted
 
 
 class Clock:

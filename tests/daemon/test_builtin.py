@@ -11,19 +11,6 @@ from tests.support.vendor_module import needs_softhsm
 pytestmark = needs_softhsm
 
 RIGHT, WRONG = "so-pin-4711", "so-pin-4712"
-QUESTION = r"(password:|Administrator:|confirm:)\n *> $"
-
-
-def answered(person: Person, line: str, *answers: str) -> str:
-    """Type a command, and what it asks for; everything that is shown."""
-    person.type(f"{line}\r")
-    shown = ""
-    for answer in answers[:-1]:
-        shown += person.read_until(QUESTION if answer != "proceed" else r"          > $")
-        person.type(f"{answer}\r")
-    return (
-        shown + person.read_until(QUESTION if answers[-1] != "proceed" else r"          > $") + person.run(answers[-1])
-    )
 
 
 def test_its_life(tmp_path: Path) -> None:
@@ -31,15 +18,15 @@ def test_its_life(tmp_path: Path) -> None:
     with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
         person.log_in_first()
         shown = [
-            answered(person, "hsm init -label vault", RIGHT, RIGHT, "proceed"),
-            answered(person, "hsm login", RIGHT),
+            person.answer("hsm init -label vault", RIGHT, RIGHT, "proceed"),
+            person.answer("hsm login", RIGHT),
             person.run("hsm show"),
-            answered(person, "hsm login", WRONG),
-            answered(person, "hsm login", WRONG),
-            answered(person, "hsm login", "proceed", WRONG),
+            person.answer("hsm login", WRONG),
+            person.answer("hsm login", WRONG),
+            person.answer("hsm login", "proceed", WRONG),
             person.run("hsm show"),
-            answered(person, "hsm init -label vault -force", RIGHT, RIGHT),
-            answered(person, "hsm factoryReset", "proceed"),
+            person.answer("hsm init -label vault -force", RIGHT, RIGHT),
+            person.answer("hsm factoryReset", "proceed"),
             person.run("hsm show"),
         ]
         refused = demo.lunash("-c", "hsm factoryReset -force")
@@ -62,8 +49,8 @@ def test_a_login_is_over_with_the_session(tmp_path: Path) -> None:
     """Whoever logs in at the console after somebody else is not logged in to the HSM."""
     with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
         person.log_in_first()
-        answered(person, "hsm init -label vault -force", RIGHT, RIGHT)
-        answered(person, "hsm login", RIGHT)
+        person.answer("hsm init -label vault -force", RIGHT, RIGHT)
+        person.answer("hsm login", RIGHT)
         person.type("exit\r")
         person.log_in()
         shown = person.run("hsm show")
@@ -75,9 +62,9 @@ def test_a_killed_daemon_has_counted_the_attempts(tmp_path: Path) -> None:
     """Two wrong passwords are remembered by the daemon that is started anew."""
     with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
         person.log_in_first()
-        answered(person, "hsm init -label vault -force", RIGHT, RIGHT)
-        answered(person, "hsm login", WRONG)
-        answered(person, "hsm login", WRONG)
+        person.answer("hsm init -label vault -force", RIGHT, RIGHT)
+        person.answer("hsm login", WRONG)
+        person.answer("hsm login", WRONG)
         demo.process.kill()
     with DemoProcess(tmp_path) as demo, Person(demo.port) as person:
         person.log_in()

@@ -10,6 +10,7 @@ from typing import Self
 
 PROMPT = r"\[[a-zA-Z0-9\-_.]+\] lunash:>$"
 PASSWORD = "correct Horse 7 battery"  # noqa: S105  of a simulated appliance
+_QUESTION = r"\n *> $"  # of whatever a command asks
 _PATIENCE = 60.0  # seconds; a bound for a machine that is busy, not a wait
 _PIECE = 256  # bytes that a terminal line surely takes at once when it takes any
 
@@ -67,6 +68,15 @@ class Person:
         """Type one command at the prompt; everything from its echo to the next prompt."""
         self.type(f"{line}\r")
         return self.read_until(PROMPT)
+
+    def answer(self, line: str, *answers: str) -> str:
+        """Type one command, and what it asks for: PINs, passwords, `proceed`; everything up to the next prompt."""
+        self.type(f"{line}\r")
+        shown = ""
+        for answer in answers:
+            shown += self.read_until(_QUESTION)
+            self.type(f"{answer}\r")
+        return shown + self.read_until(PROMPT)
 
     def log_in(self, password: str = PASSWORD) -> str:
         """Log in as admin at the login prompt; what is shown up to the shell's prompt."""

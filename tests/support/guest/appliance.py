@@ -20,6 +20,7 @@ from tests.support.person import Person
 
 UNIT = f"appliance-console@{TERMINAL}.service"
 STATE = "/var/lib/appliance"
+CONFIG = "/etc/appliance/console.toml"
 LOGIN = r"\[appliance\] ttyS1 login: $"
 _PLUGS = ("plug", "present", "unplug")
 _EVIDENCE_BOUND = 90.0  # seconds for each piece of it; the appliance may be what has failed
@@ -139,6 +140,16 @@ class Appliance:
         self.root.run(f"mkdir -p {folder} && cat >{folder}/test.conf && systemctl daemon-reload", text=content)
         yield
         self.root.run(f"rm {folder}/test.conf && systemctl daemon-reload")
+
+    @contextmanager
+    def configuration(self, table: str, *settings: str) -> Iterator[None]:
+        """Have other settings in a table of the console's configuration for a while; it restarts."""
+        content = "\\n".join(settings)
+        self.root.run(f"cp {CONFIG} {CONFIG}.kept && sed --in-place 's/^\\[{table}]$/&\\n{content}/' {CONFIG}")
+        self.restart()
+        yield
+        self.root.run(f"mv {CONFIG}.kept {CONFIG}")
+        self.restart()
 
     # The network
 

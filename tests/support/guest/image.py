@@ -27,7 +27,7 @@ _PACKAGES = (
     # What our package depends on; the Python packages are Debian's.
     *("libusb-1.0-0", "python3-pyudev", "python3-serial", "python3-structlog", "python3-usb"),
     "usbip",  # the hand that plugs
-    *("gnupg", "scdaemon", "opensc", "pcscd", "libccid"),  # other people's clients of the devices
+    *("gnupg", "scdaemon", "opensc", "pcscd", "libccid", "softhsm2"),  # other people's clients of the devices
 )
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")  # where this machine has Debian from
 # The root file system is all that the first stage of the boot has to find.
