@@ -36,7 +36,7 @@ async def reset(folder: Path, step: Countdown) -> None:
         step()
         return said
 
-    setattr(builtin, "run", watched)  # noqa: B010  # in a process of its own
+    setattr(builtin, "run", watched)  # noqa: B010  # mypy knows no `run` there; this process ends with the reset
     journal, audit = WatchedJournal.open(folder / "pending.json"), WatchedAudit.open(folder / "audit.jsonl")
     journal.step = audit.step = step
     manager = Manager(Plugs(), [softhsm_driver(folder)], journal, audit)
@@ -53,7 +53,7 @@ async def reset(folder: Path, step: Countdown) -> None:
 
 async def log_in(folder: Path) -> None:
     """Spend an attempt, and be killed."""
-    Library.log_in = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]  # as above
+    Library.log_in = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]  # this process ends with it
     audit = AuditLog.open(folder / "audit.jsonl")
     manager = Manager(Plugs(), [softhsm_driver(folder)], WatchedJournal.open(folder / "pending.json"), audit)
     async with asyncio.timeout(60):

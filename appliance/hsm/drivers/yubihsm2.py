@@ -10,12 +10,12 @@ Yubico's package ``yubihsm`` speaks the protocol, over our own USB transport. It
 it is an optional extra and takes its time.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from struct import error as StructError  # noqa: N812  # the only lower-case class of all that can be raised here
 from typing import TYPE_CHECKING, Self
 
 from appliance.config import HsmSettings
@@ -46,9 +46,6 @@ ALL_DOMAINS = 0xFFFF
 AUTHENTICATION_FAILED, SESSIONS_FULL, INSUFFICIENT_PERMISSIONS, OBJECT_NOT_FOUND = 0x04, 0x05, 0x09, 0x0B
 # What a session with the factory's key is refused for when that key is another one, of another kind, or gone.
 NOT_THAT_KEY = (0x02, AUTHENTICATION_FAILED, 0x08, OBJECT_NOT_FOUND)
-
-PASSWORD_PATTERN = r"[^\x00-\x1f\x7f]{1,64}"  # noqa: S105  # what it looks like
-PASSWORD_FORM = "The password has 1 to 64 characters."  # noqa: S105  # what it looks like
 
 PROBE_TIMEOUT = 10.0  # seconds for one command
 RESET_TIMEOUT = 30.0
@@ -198,7 +195,7 @@ class YubiHsmConnection(Connection):
 
     def _credential(self) -> Credential:
         name = f"password of authentication key {self._driver.authentication_key}"
-        return Credential(name, PASSWORD_PATTERN, PASSWORD_FORM)
+        return Credential(name, r"[^\x00-\x1f\x7f]{1,64}", "The password has 1 to 64 characters.")
 
     def _hsm(self) -> "YubiHsm":
         """The device as Yubico's package has it; on its first use it is asked for DEVICE INFO."""
@@ -302,7 +299,7 @@ def _our_errors() -> Iterator[None]:
         if error.code == SESSIONS_FULL:
             raise DeviceBusy("all its sessions are taken; one that nobody uses is free after 30 seconds") from error
         raise DeviceRefused("the device refuses the command", *_code(error.code)) from error
-    except (YubiHsmError, StructError, ValueError, IndexError, TypeError) as error:  # by what it cannot take apart
+    except (YubiHsmError, struct.error, ValueError, IndexError, TypeError) as error:  # by what it cannot take apart
         raise ProtocolError("the device's answer is not one of a YubiHSM 2") from error
 
 

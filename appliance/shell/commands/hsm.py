@@ -32,7 +32,7 @@ from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 _PIN_INCORRECT = "A00000 : LUNA_RET_UM_PIN_INCORRECT"
 _THRESHOLD = "30000F : LUNA_RET_SO_LOGIN_FAILURE_THRESHOLD"
 _NOT_LOGGED_IN = "1010000 : CKR_USER_NOT_LOGGED_IN"
-_NO_PASSWORD = "1020000 : CKR_USER_PIN_NOT_INITIALIZED"  # noqa: S105  the name of a code
+_NOT_INITIALIZED = "1020000 : CKR_USER_PIN_NOT_INITIALIZED"
 
 Work = Callable[[Invocation, Device], Awaitable[Reply]]
 
@@ -115,7 +115,7 @@ async def _login(call: Invocation, device: Device) -> Reply:
         return await _unfinished(call)
     if device.state is HsmState.ZEROIZED:
         hint = "The HSM is in the factory reset (zeroized) state.\nUse 'hsm init' to initialize it."
-        return await _failed(call, _NO_PASSWORD, hint, "zeroized")
+        return await _failed(call, _NOT_INITIALIZED, hint, "zeroized")
     left = await _tries(call)
     if isinstance(left, Reply):
         return left
