@@ -2,8 +2,9 @@
 """A built-in HSM of SoftHSM's in a folder of its own, and everything around it."""
 
 import asyncio
-import shutil
+import json
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,20 +14,22 @@ import pytest
 
 from appliance.audit import AuditLog
 from appliance.config import BuiltinSettings
+from appliance.errors import SecretRefused
 from appliance.hsm.attempts import Attempts
 from appliance.hsm.builtin import BuiltinHsm, Person
 from appliance.hsm.drivers import Driver
-from appliance.hsm.drivers.builtin import builtin
+from appliance.hsm.drivers.builtin import BuiltinLunaDriver, builtin
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, Secret
 from appliance.hsm.reset import Report
 from appliance.hsm.usb import UsbBus
 from tests.support.luna_house import BOUND, Plugs
-from tests.support.vendor_module import SO_PIN, SOFTHSM, USER_PIN
+from tests.support.vendor_module import SERIAL, SO_PIN, SOFTHSM, USER_PIN, VendorModule
 
-ADMIN = Person("admin", "Console")
+ADMIN, OTHER = Person("admin", "Console"), Person("admin", "192.0.2.7/40847")
 LABEL = "vault"
+WRONG = "so-pin-4712"
 
 
 @dataclass
@@ -122,4 +125,25 @@ async def builtin_house(folder: Path, driver: Driver | None = None) -> AsyncIter
         audit.close()
 
 
-needs_util = pytest.mark.skipif(shutil.which("softhsm2-util") is None, reason="softhsm2-util is not installed")
+def records(house: BuiltinHouse, event: str) -> list[dict[str, object]]:
+    """The audit's records of one event."""
+    lines = (house.folder / "audit.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["event"] == event]
+
+
+async def fail(house: BuiltinHouse, times: int) -> None:
+    """Log in with a wrong password, and be refused."""
+    for _ in range(times):
+        with pytest.raises(SecretRefused):
+            await house.log_in(WRONG)
+
+
+def luna(vendor: VendorModule, serial: str = SERIAL) -> BuiltinLunaDriver:
+    """The HSM of the vendor's module as the one that is built in."""
+    return BuiltinLunaDriver(UsbBus(), vendor.library, serial)
+
+
+def killed(pristine: Path, folder: Path, what: str) -> None:
+    """Run tests/support/killed_builtin.py to its end."""
+    command: list[str | Path] = [sys.executable, "-m", "tests.support.killed_builtin", what, pristine, folder]
+    subprocess.run(command, check=True)  # noqa: S603  # of ours
