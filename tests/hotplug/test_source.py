@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 
+from appliance.hsm import hotplug
 from appliance.hsm.hotplug import MOST_PER_TICK, Event, Rescan, UdevSource, Unplugged
 
 BOUND = 30.0  # seconds
@@ -101,8 +103,10 @@ async def test_an_error_that_stands_is_not_polled_for_ever(bench: Bench) -> None
     assert bench.source.deaf() == "the connection to udev broke (Error while polling fd: 7)"
 
 
-async def test_an_overflow_found_by_reading_is_an_overflow(bench: Bench) -> None:
-    """When the buffer overflows between looking and reading, the reading fails, once: scan, and go on."""
+async def test_an_overflow_found_by_reading_is_an_overflow(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the buffer overflows between looking and reading, the reading fails, once: say so, scan, and go on."""
+    captured = structlog.testing.LogCapture()
+    monkeypatch.setattr(hotplug, "_log", structlog.wrap_logger(None, [captured], structlog.BoundLogger))
     lost = OSError(errno.ENOBUFS, "No buffer space available")
     bench.monitor.answers = [gone("1-1"), lost, gone("1-2")]
     bench.monitor.ring()
@@ -112,6 +116,7 @@ async def test_an_overflow_found_by_reading_is_an_overflow(bench: Bench) -> None
         Unplugged("/sys/devices/1-2"),
         Rescan(()),
     ]
+    assert [entry["event"] for entry in captured.entries] == ["udev events lost"]
 
 
 async def test_scans_go_on_without_the_connection(bench: Bench) -> None:
