@@ -301,6 +301,11 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
     raise problem
 
 
+def _now(work: Work) -> Callable[[Invocation], Awaitable[Reply]]:
+    """The command that does `work` with the HSM as it is then."""
+    return partial(_run, partial(_asked, work))
+
+
 _FORCE = Option("-force", "-f", "Force the action without prompting.")
 _LABEL_OPTION = Option("-label", "-l", "Specifies the HSM label.", "<hsm_label>", required=True)
 _ADMIN = frozenset({Role.ADMIN})
@@ -314,33 +319,20 @@ GROUP = Group(
             "factoryReset",
             "f",
             "Reset the HSM to factory default settings",
-            partial(_run, partial(_asked, partial(_reset, _RESET_CAUTION))),
+            _now(partial(_reset, _RESET_CAUTION)),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm factoryReset",
         ),
-        Command(
-            "init",
-            "i",
-            "Initialize the HSM",
-            partial(_run, partial(_asked, _init)),
-            options=(_LABEL_OPTION, _FORCE),
-            roles=_ADMIN,
-        ),
-        Command(
-            "login",
-            "logi",
-            "Log in to the HSM as its administrator",
-            partial(_run, partial(_asked, _login)),
-            roles=_ADMIN,
-        ),
+        Command("init", "i", "Initialize the HSM", _now(_init), options=(_LABEL_OPTION, _FORCE), roles=_ADMIN),
+        Command("login", "logi", "Log in to the HSM as its administrator", _now(_login), roles=_ADMIN),
         Command("logout", "logo", "Log out of the HSM", partial(_run, _logout), roles=_ADMIN),
-        Command("show", "s", "Show the HSM", partial(_run, partial(_asked, _show))),
+        Command("show", "s", "Show the HSM", _now(_show)),
         Command(
             "zeroize",
             "z",
             "Destroy everything in the HSM",
-            partial(_run, partial(_asked, partial(_reset, _ZEROIZE_CAUTION))),
+            _now(partial(_reset, _ZEROIZE_CAUTION)),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm zeroize",
