@@ -91,6 +91,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "cryptography": (
         "appliance.simulator.ec_keys",
         "appliance.simulator.rsa_keys",
+        "appliance.simulator.wrapped_keys",
         "appliance.simulator.yubihsm_channel",
     ),
     "yubihsm": ("appliance.hsm.drivers.yubihsm2",),

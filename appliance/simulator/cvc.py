@@ -9,7 +9,7 @@ ECDSA_WITH_SHA256 = tlv(0x06, bytes.fromhex("04007F00070202020203"))
 RSA_WITH_SHA256 = tlv(0x06, bytes.fromhex("04007F00070202020102"))
 # The curve (FIPS 186-4, D.1.2.3): prime, coefficients, base point, order; cofactor.
 PRIME = bytes.fromhex("FFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF")
-_CURVE = (
+CURVE = (
     (0x81, PRIME),
     (0x82, bytes.fromhex("FFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFC")),
     (0x83, bytes.fromhex("5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B")),
@@ -40,7 +40,7 @@ def device_certificate(holder: str, point: bytes, sign: Sign) -> bytes:
 
 def ec_key(point: bytes) -> bytes:
     """A public key on the curve."""
-    curve = b"".join(tlv(tag, value) for tag, value in _CURVE)
+    curve = b"".join(tlv(tag, value) for tag, value in CURVE)
     return tlv(PUBLIC_KEY, ECDSA_WITH_SHA256 + curve + tlv(0x86, point) + tlv(0x87, b"\1"))
 
 

@@ -27,15 +27,20 @@ _HASHES: dict[int, hashes.HashAlgorithm] = {
 
 
 def seal(kek: bytes, name: str, private: bytes) -> bytes:
-    """The private half of a key as it is stored."""
+    """The private half of a key, or another secret, as it is stored."""
     nonce = os.urandom(_NONCE)
     return nonce + AESGCM(kek).encrypt(nonce, private, name.encode())
 
 
 def unseal(kek: bytes, name: str, key: Key) -> bytes:
     """The private half. Raises `ValueError` when the file was tampered with."""
+    return opened(kek, name, key.sealed)
+
+
+def opened(kek: bytes, name: str, sealed: bytes) -> bytes:
+    """What was sealed, a key or something else. Raises `ValueError` when the file was tampered with."""
     try:
-        return AESGCM(kek).decrypt(key.sealed[:_NONCE], key.sealed[_NONCE:], name.encode())
+        return AESGCM(kek).decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
     except InvalidTag as error:
         raise ValueError("the key does not open with this KEK") from error
 

@@ -2,6 +2,7 @@
 """The RSA keys of simulated cards: 2048 bits, stored only under a KEK. It is imported when `ec_keys` is."""
 
 import hashlib
+import math
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -18,6 +19,22 @@ def generate(kek: bytes, name: str) -> Key:
     numbers = rsa.generate_private_key(EXPONENT, BITS).private_numbers()
     modulus = numbers.public_numbers.n.to_bytes(SIZE, "big")
     return Key(seal(kek, name, numbers.d.to_bytes(SIZE, "big")), modulus, Source.GENERATED)
+
+
+def imported(kek: bytes, name: str, p: int, q: int) -> Key:
+    """The key pair of two primes that came from outside. Raises `ValueError` for what makes no key of this length."""
+    modulus, phi = p * q, (p - 1) * (q - 1)
+    if modulus.bit_length() != BITS or min(p, q) < 3 or math.gcd(EXPONENT, phi) != 1:
+        raise ValueError("not the primes of a key of this length")
+    private = pow(EXPONENT, -1, phi)
+    if pow(pow(2, EXPONENT, modulus), private, modulus) != 2:
+        raise ValueError("not two primes")
+    return Key(seal(kek, name, private.to_bytes(SIZE, "big")), modulus.to_bytes(SIZE, "big"), Source.IMPORTED)
+
+
+def primes(modulus: int, private: int) -> tuple[int, int]:
+    """The two that make the modulus. Raises `ValueError` when the private exponent is that of another key."""
+    return rsa.rsa_recover_prime_factors(modulus, EXPONENT, private)
 
 
 def power(kek: bytes, name: str, key: Key, block: bytes) -> bytes:

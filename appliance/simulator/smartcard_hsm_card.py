@@ -33,6 +33,7 @@ from appliance.simulator.iso7816 import (
     tlv,
 )
 from appliance.simulator.memory import Memory, Pin
+from appliance.simulator.smartcard_hsm_backup import KeyBackup
 from appliance.simulator.smartcard_hsm_flash import (
     DEVICE_CERTIFICATE,
     DEVICE_KEY,
@@ -65,6 +66,7 @@ class SmartcardHsmCard(SmartCard):
         self._selected = False
         self._file: int | None = None  # the selected one
         self._authorised = False  # by the user PIN
+        backup = KeyBackup(self.memory, self._demand_user)
         self._commands = {
             (0, 0x20): self._verify,
             (0, 0x24): self._change_reference_data,
@@ -76,8 +78,11 @@ class SmartcardHsmCard(SmartCard):
             (0, 0xD7): self._update_binary,
             (0, 0xE4): self._delete_file,
             (_PROPRIETARY, 0x50): self._initialize,
+            (_PROPRIETARY, 0x52): backup.manage,
             (_PROPRIETARY, 0x58): self._enumerate,
             (_PROPRIETARY, 0x68): self._sign,
+            (_PROPRIETARY, 0x72): backup.wrap,
+            (_PROPRIETARY, 0x74): backup.unwrap,
         }
 
     def power_on(self) -> bytes:
@@ -112,14 +117,17 @@ class SmartcardHsmCard(SmartCard):
         wishes = dict(objects(command.data))
         code, user = wishes.get(0x82, b""), wishes.get(0x81, b"")
         options, tries = wishes.get(0x80, b"\0\1"), wishes.get(0x91, b"\3")
+        shares = wishes.get(0x92)  # of the DKEK
         if len(code) != 8 or not 6 <= len(user) <= 16 or len(options) != 2 or len(tries) != 1:
+            raise Refused(WRONG_DATA)
+        if shares is not None and len(shares) != 1:
             raise Refused(WRONG_DATA)
         if not 1 <= tries[0] <= MOST_TRIES:
             raise Refused(WRONG_DATA)
         if self.memory.flash.so is not None:
             self._check_so(code, CONDITIONS)
         so, pin = Pin.of(code, SO_TRIES), Pin.of(user, tries[0])
-        self.memory.change(self.memory.flash.initialised(so, pin, options))
+        self.memory.change(self.memory.flash.initialised(so, pin, options, None if shares is None else shares[0]))
         self._authorised, self._file = False, None
         return b""
 

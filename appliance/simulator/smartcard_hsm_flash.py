@@ -12,6 +12,7 @@ from appliance.simulator.descriptors import Level
 from appliance.simulator.faults import Fault
 from appliance.simulator.iso7816 import tlv
 from appliance.simulator.memory import Key, Pin, faults_in, level_in, serial_in
+from appliance.simulator.smartcard_hsm_dkek import Dkek
 
 SO_TRIES = 15
 MOST_TRIES = 15  # that a user PIN can be given
@@ -40,6 +41,7 @@ class SmartcardHsmFlash:
     options: bytes = b"\0\1"
     keys: Mapping[int, Key] = field(default_factory=dict)  # by number, from 1
     files: Mapping[int, bytes] = field(default_factory=dict)  # by file id
+    dkek: Dkek | None = None  # under which keys are backed up; None when it was initialised without one
     faults: tuple[Fault, ...] = ()
     level: Level = Level.TPDU  # of the reader that the card is in; that of a Nitrokey HSM
 
@@ -52,10 +54,14 @@ class SmartcardHsmFlash:
         own = ec_keys.generate(device_kek, sealed_as(0))
         return cls(serial, device_kek, own, os.urandom(32), Pin.of(SO_PIN, SO_TRIES), Pin.of(USER_PIN, USER_TRIES))
 
-    def initialised(self, so: Pin, user: Pin, options: bytes) -> Self:
-        """Nothing is left but the device's own key: the KEK of all others is another one."""
+    def initialised(self, so: Pin, user: Pin, options: bytes, shares: int | None = None) -> Self:
+        """Nothing is left but the device's own key: the KEK of all others is another one.
+
+        `shares` is how many make the DKEK from now on, 0 for a random one, None for a device without.
+        """
         blank = type(self)(self.serial, self.device_kek, self.device_key, os.urandom(32), so, user)
-        return replace(blank, user_tries=user.tries, options=options, faults=self.faults, level=self.level)
+        dkek = None if shares is None else Dkek.awaited(blank.kek, shares)
+        return replace(blank, user_tries=user.tries, options=options, dkek=dkek, faults=self.faults, level=self.level)
 
     def with_faults(self, faults: tuple[Fault, ...]) -> Self:
         """The same, with other faults."""
@@ -79,11 +85,15 @@ class SmartcardHsmFlash:
         key = (rsa_keys if rsa else ec_keys).generate(self.kek, sealed_as(number))
         exponent = rsa_keys.EXPONENT.to_bytes(3, "big")
         public = cvc.rsa_key(key.public, exponent) if rsa else cvc.ec_key(key.public)
-        flash = replace(self, keys={**self.keys, number: key})
+        flash = self.with_key(number, key)
         request = cvc.authenticated_request(
             holder, public, flash.signer(number), self.serial + _SEQUENCE, flash.signer(0)
         )
         return flash.with_file(REQUEST << 8 | number, request)
+
+    def with_key(self, number: int, key: Key) -> Self:
+        """The same with that key in that place."""
+        return replace(self, keys={**self.keys, number: key})
 
     def with_file(self, number: int, contents: bytes) -> Self:
         """The same with such a file."""
@@ -124,6 +134,7 @@ class SmartcardHsmFlash:
             "options": self.options.hex(),
             "keys": {str(number): key.as_json() for number, key in self.keys.items()},
             "files": {f"{number:04X}": contents.hex() for number, contents in self.files.items()},
+            "dkek": self.dkek and self.dkek.as_json(),
         }
 
     @classmethod
@@ -140,6 +151,7 @@ class SmartcardHsmFlash:
             options=bytes.fromhex(entry["options"]),
             keys={int(number): Key.parse(key) for number, key in entry["keys"].items()},
             files={int(number, 16): bytes.fromhex(contents) for number, contents in entry["files"].items()},
+            dkek=None if entry.get("dkek") is None else Dkek.parse(entry["dkek"]),
             faults=faults_in(entry),
             level=level_in(entry),
         )
