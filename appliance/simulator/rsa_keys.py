@@ -34,6 +34,8 @@ def imported(kek: bytes, name: str, p: int, q: int) -> Key:
 
 def primes(modulus: int, private: int) -> tuple[int, int]:
     """The two that make the modulus. Raises `ValueError` when the private exponent is that of another key."""
+    if pow(pow(2, EXPONENT, modulus), private, modulus) != 2:  # older versions of the library search for a minute
+        raise ValueError("not the two halves of a key")
     return rsa.rsa_recover_prime_factors(modulus, EXPONENT, private)
 
 

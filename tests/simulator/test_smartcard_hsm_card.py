@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import ApplianceError, StateError
+from appliance.errors import ApplianceError
 from appliance.simulator import cvc
 from appliance.simulator.families import load, new_token
 from appliance.simulator.iso7816 import objects, tlv
@@ -21,47 +21,21 @@ from appliance.simulator.memory import dump
 from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
 from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
 from tests.support.signature import verifies, verifies_rsa
-
-SERIAL = "DENK0403514"
-SO_PIN, WRONG = "3537363231383830", "0000000000000001"
-SELECT = "00A404000BE82B0601040181C31F020100"
-ENUMERATE = "80580000000000"
-SO_TRIES, USER_TRIES = "00200088", "00200081"
-VERIFY, VERIFY_WRONG = "0020008106" + b"648219".hex(), "0020008106" + b"654321".hex()
-CERTIFICATE = "00B12F02000004540200000000"
-FULL = SmartcardHsmFlash.new(SERIAL).with_keys(2)
-
-
-def initialize(so: str = SO_PIN, user: bytes = b"648219", tries: int = 3, options: str = "0001") -> str:
-    """INITIALIZE DEVICE."""
-    parts = (0x80, bytes.fromhex(options)), (0x81, user), (0x82, bytes.fromhex(so)), (0x91, bytes([tries]))
-    data = b"".join(tlv(*part) for part in parts)
-    return f"80500000{len(data):02X}{data.hex()}"
-
-
-@dataclass
-class Bench:
-    """A card with power, and the application selected."""
-
-    flash: SmartcardHsmFlash = FULL
-    writes: list[SmartcardHsmFlash] = field(default_factory=list)
-    full: bool = False
-
-    def __post_init__(self) -> None:
-        self.card = SmartcardHsmCard(self.flash, self._save)
-        self.card.power_on()
-        self(SELECT)
-
-    def _save(self, flash: SmartcardHsmFlash) -> None:
-        if self.full:
-            raise StateError(Path("a.token"), "cannot be written: No space left on device")
-        self.writes.append(flash)
-        self.flash = flash
-
-    def __call__(self, *apdus: str) -> str:
-        """The last response, in upper-case hexadecimal digits."""
-        responses = [self.card.transmit(bytes.fromhex(apdu)) for apdu in apdus]
-        return responses[-1].hex().upper()
+from tests.support.smartcard_hsm_bench import (
+    CERTIFICATE,
+    ENUMERATE,
+    FULL,
+    SELECT,
+    SERIAL,
+    SO_PIN,
+    SO_TRIES,
+    USER_TRIES,
+    VERIFY,
+    VERIFY_WRONG,
+    WRONG,
+    Bench,
+    initialize,
+)
 
 
 @pytest.fixture
@@ -147,6 +121,7 @@ def test_the_first_initialisation_sets_the_so_pin() -> None:
         initialize(tries=0),
         initialize(tries=16),
         initialize(options="01"),
+        initialize(shares="0001"),
         "8050000000",
         "8050000003820801",
     ],
