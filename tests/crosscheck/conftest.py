@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every cross-check needs: the other people's programs, and a folder for them."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.vpcd import missing
+from tests.support.vpcd import missing, short_folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _all_there() -> None:
     reason = missing()
     if reason:
@@ -20,8 +19,5 @@ def _all_there() -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a path that is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="desk-") as name:
-        gnupg = Path(name) / "gnupg"
-        gnupg.mkdir(mode=0o700)
-        (gnupg / "scdaemon.conf").write_text("disable-ccid\n")
-        yield Path(name)
+    with short_folder() as path:
+        yield path

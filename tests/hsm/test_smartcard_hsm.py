@@ -18,6 +18,7 @@ from appliance.hsm.model import Attachment, Credential, HsmState, Secret
 from appliance.hsm.usb import UsbBus
 from tests.support.scripted_usb import AUTOMATIC_VOLTAGE, SHORT_APDU, Fault
 from tests.support.smartcard_hsm_script import (
+    DKEK,
     ENUMERATE,
     INITIALIZE,
     NITROKEY,
@@ -139,7 +140,12 @@ def test_a_device_in_factory_state_is_zeroized() -> None:
         probe = connection.probe()
 
     assert (probe.state, probe.shortcomings, probe.obstacle, probe.firmware) == (HsmState.ZEROIZED, (), "", "3.5")
-    assert probe.details == (("PIN tries left", "user 3, SO 15"), ("Keys", "none"), ("Other objects", "none"))
+    assert probe.details == (
+        ("PIN tries left", "user 3, SO 15"),
+        ("Keys", "none"),
+        ("Other objects", "none"),
+        ("DKEK", "none"),
+    )
     assert probe.credential == Credential("SO PIN", "[0-9A-Fa-f]{16}", "The SO PIN has 16 hexadecimal digits.", 15)
 
 
@@ -167,6 +173,64 @@ def test_what_speaks_against_factory_state(script: list[tuple[str, str]], shortc
 
     assert list(probe.shortcomings) == shortcomings
     assert probe.state is (HsmState.INITIALIZED if shortcomings else HsmState.ZEROIZED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("0101 0000000000000000 9000", "1 share, 1 missing"),
+        ("0302 0000000000000000 9000", "3 shares, 2 missing"),
+        ("0302 9000", "3 shares, 2 missing"),
+        ("0100 ECC92C62E3F6189E 9000", "1 share, key check value ECC92C62E3F6189E"),
+        ("0100 0000000000000000 9000", "1 share"),  # a Pico HSM to which nobody has logged in
+        ("0000 2AFA121E8764A1E3 9000", "no shares, key check value 2AFA121E8764A1E3"),  # random
+        ("0000 0000000000000000 AABB 9000", "no shares"),  # one that devices agree upon, with its identifier
+    ],
+)
+def test_a_dkek_speaks_against_factory_state(answer: str, told: str) -> None:
+    """Whether it is complete or not: it is told to people, and only a reset destroys it."""
+    with scripted(probing(dkek=answer)) as (connection, _):
+        probe = connection.probe()
+
+    assert (probe.state, probe.shortcomings) == (HsmState.INITIALIZED, (f"a DKEK is set up ({told})",))
+    assert dict(probe.details)["DKEK"] == told
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("6D00", "none"),
+        ("6A86", "none"),
+        ("0000 0000000000000000 9000", "none"),  # a Pico HSM
+        ("9000", "none"),
+        ("6E00", "not told (status 6E00)"),
+        ("6982", "not told (status 6982)"),  # the first versions of the Pico HSM, and the next
+        ("6986", "not told (status 6986)"),
+    ],
+)
+def test_no_dkek_is_factory_state(answer: str, told: str) -> None:
+    """Of a device that has none, and of one that is not asked in this way."""
+    with scripted(probing(dkek=answer)) as (connection, _):
+        probe = connection.probe()
+
+    assert (probe.state, probe.shortcomings, dict(probe.details)["DKEK"]) == (HsmState.ZEROIZED, (), told)
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (["6A88", "6A88", "0100 ECC92C62E3F6189E 9000"], "1 share, key check value ECC92C62E3F6189E"),
+        (["6A88", "6A86"], "none"),
+        (["6A88"] * 16, "none"),
+    ],
+)
+def test_each_key_domain_is_looked_into(answers: list[str], told: str) -> None:
+    """Up to one with a DKEK, to the last one, or until the device has told of enough of them."""
+    script = probing()
+    place = script.index((DKEK, "6D00"))
+    script[place : place + 1] = [(f"805200{domain:02X}00", answer) for domain, answer in enumerate(answers)]
+    with scripted(script) as (connection, _):
+        assert dict(connection.probe().details)["DKEK"] == told
 
 
 def test_a_device_that_was_never_initialised_wants_no_pin() -> None:
@@ -381,5 +445,5 @@ def test_the_questions_are_those_of_the_manual() -> None:
         connection.probe()
 
     sent = [command[10:].hex().upper() for command in reader.commands if command[0] == 0x6F]
-    expected = [SELECT, READ_CERTIFICATE, ENUMERATE, SO_TRIES, USER_TRIES, READ_LABEL]
+    expected = [SELECT, READ_CERTIFICATE, ENUMERATE, SO_TRIES, USER_TRIES, DKEK, READ_LABEL]
     assert sent == [text.replace(" ", "") for text in expected]

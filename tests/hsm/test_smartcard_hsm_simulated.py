@@ -15,6 +15,7 @@ from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.iso7816 import tlv
 from appliance.simulator.memory import dump
 from appliance.simulator.smartcard_hsm_card import APPLICATION
+from appliance.simulator.smartcard_hsm_dkek import Dkek
 from appliance.simulator.smartcard_hsm_flash import USER_PIN
 from tests.support.families import SMARTCARD_HSM
 
@@ -44,6 +45,23 @@ def test_a_device_that_was_never_initialised_is_made_as_delivered(tmp_path: Path
     assert (before.state, before.credential) == (HsmState.ZEROIZED, None)
     assert (after.state, dict(after.details)["PIN tries left"]) == (HsmState.ZEROIZED, "user 3, SO 15")
     SMARTCARD_HSM.reset(bus, attachment)
+
+
+def test_a_reset_destroys_the_dkek(tmp_path: Path) -> None:
+    """A device without keys that has one is in use. Afterwards it says that it has none, and its file has none."""
+    bus = SMARTCARD_HSM.bus(tmp_path)
+    dkek = Dkek.awaited(bus.flash.kek, 1).with_share(bus.flash.kek, bytes(range(32)))
+    bus.path.write_bytes(dump(replace(bus.flash, dkek=dkek)))
+    attachment = bus.plug()
+    before = SMARTCARD_HSM.probe(bus, attachment)
+    SMARTCARD_HSM.reset(bus, attachment)
+    after = SMARTCARD_HSM.probe(bus, attachment)
+
+    told = "1 share, key check value 630DCD2966C43366"
+    assert (before.state, before.shortcomings) == (HsmState.INITIALIZED, (f"a DKEK is set up ({told})",))
+    assert (after.state, after.shortcomings) == (HsmState.ZEROIZED, ())
+    assert (dict(before.details)["DKEK"], dict(after.details)["DKEK"]) == (told, "none")
+    assert dkek.sealed.hex() not in bus.path.read_text()
 
 
 def test_the_last_tries_are_left_alone(tmp_path: Path) -> None:

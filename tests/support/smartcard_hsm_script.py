@@ -13,6 +13,7 @@ FCP = "6F0785050000000305"
 READ_CERTIFICATE, READ_LABEL = ("00B12F020000045402 0000 0000", "00B12F030000045402 0000 0000")
 ENUMERATE = "80580000000000"
 SO_TRIES, USER_TRIES = "00200088", "00200081"
+DKEK = "8052000000"
 SO_PIN = "3537363231383830"
 INITIALIZE = f"8050000019 80020001 8106363438323139 8208{SO_PIN} 910103"
 
@@ -39,6 +40,7 @@ def probing(
     objects: str = "CC00" + "9000",
     so: str = "63CF",
     user: str = "63C3",
+    dkek: str = "6D00",
     label: str = "6A82",
 ) -> Script:
     """What a probe asks, and these answers, each with its status word."""
@@ -48,6 +50,7 @@ def probing(
         (ENUMERATE, objects),
         (SO_TRIES, so),
         (USER_TRIES, user),
+        (DKEK, dkek),
         (READ_LABEL, label),
     ]
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,8 +107,11 @@ class Desk:
             "GNUPGHOME": str(folder / "gnupg"),
         }
 
-    def run(self, *command: str, typed: str = "", status: int | None = 0) -> str:
-        """What the program printed, errors included; its exit status must be `status`, None for any."""
+    def run(self, *command: str, typed: str = "", status: int | None = 0, bound: float = BOUND) -> str:
+        """What the program printed, errors included; its exit status must be `status`, None for any.
+
+        It is waited for `bound` seconds.
+        """
         done = subprocess.run(  # noqa: S603 (the programs under test, found by name)
             [*_inside(self._namespace), *command],
             input=typed,
@@ -115,7 +119,7 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=BOUND,
+            timeout=bound,
             check=False,
         )
         assert status in (None, done.returncode), f"{command}: status {done.returncode}\n{done.stdout}"
@@ -124,6 +128,16 @@ class Desk:
     def close(self) -> None:
         """End what the programs left running."""
         self.run("gpgconf", "--kill", "all", status=None)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder for a desk, with a path that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="desk-") as name:
+        gnupg = Path(name) / "gnupg"
+        gnupg.mkdir(mode=0o700)
+        (gnupg / "scdaemon.conf").write_text("disable-ccid\n")
+        yield Path(name)
 
 
 @contextmanager

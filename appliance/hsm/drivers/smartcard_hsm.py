@@ -13,10 +13,13 @@ from appliance.hsm.ccid import INTERFACE_CLASS, Card, Command, Response
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
 from appliance.hsm.drivers.data_objects import find, text
 from appliance.hsm.drivers.smartcard_hsm_contents import (
+    EMPTY_KEY_DOMAIN,
     FILLING,
+    OK,
     TAG_LABEL,
     UNPROVISIONED,
     Contents,
+    Dkek,
     Tries,
     file_ids,
     holder,
@@ -29,12 +32,12 @@ APPLICATION = bytes.fromhex("E82B0601040181C31F0201")
 SELECT = Command(0xA4, p1=0x04, data=APPLICATION, le=256)  # with P2 of 0: versions before 0.16 know no other
 DEVICE_CERTIFICATE, TOKEN_INFO = 0x2F02, 0x2F03
 SO_PIN, USER_PIN = 0x88, 0x81
-VERIFY, READ_BINARY, INITIALIZE_DEVICE, ENUMERATE_OBJECTS = 0x20, 0xB1, 0x50, 0x58
-PROPRIETARY = 0x80  # the class byte of the last two
+VERIFY, READ_BINARY, INITIALIZE_DEVICE, MANAGE_KEY_DOMAIN, ENUMERATE_OBJECTS = 0x20, 0xB1, 0x50, 0x52, 0x58
+PROPRIETARY = 0x80  # the class byte of the last three
+MOST_KEY_DOMAINS = 16  # that are looked into
 LONGEST_SHORT, LONGEST_EXTENDED = 256, 65536  # bytes of one answer
 LONGEST_FILE = 4096  # bytes read of one file
 
-OK = 0x9000
 END_OF_FILE = 0x6282
 NOT_FOUND = (0x6A82, 0x6A88)
 # What INITIALIZE DEVICE is refused for, but for a wrong SO PIN.
@@ -97,10 +100,10 @@ class SmartcardHsmConnection(Connection):
         """What the card says of itself. Spends no try. Raises `NotThisFamily`, another `DeviceError`."""
         fcp = self._select()
         told = holder(self._file(DEVICE_CERTIFICATE))
-        contents = self._contents()
+        contents, dkek = self._contents(), self._dkek()
         serial, mismatch = self._serial(told)
         credential = Credential(SO_PIN_NAME, SO_PIN_PATTERN, SO_PIN_FORM, contents.so.left)
-        shortcomings = contents.shortcomings()
+        shortcomings = contents.shortcomings() + dkek.shortcomings()
         return Probe(
             serial=serial,
             state=HsmState.INITIALIZED if shortcomings else HsmState.ZEROIZED,
@@ -109,7 +112,7 @@ class SmartcardHsmConnection(Connection):
             label=self._label(),
             obstacle=f"{mismatch}: it is reset under neither number" if mismatch else self._obstacle(contents, told),
             conflict=mismatch,
-            details=contents.details(),
+            details=(*contents.details(), ("DKEK", dkek.text)),
             shortcomings=shortcomings,
             credential=None if contents.never_initialised else credential,
         )
@@ -178,6 +181,15 @@ class SmartcardHsmConnection(Connection):
         command = Command(ENUMERATE_OBJECTS, cla=PROPRIETARY, le=self._longest)
         objects = _demand(self._send(command, PROBE_TIMEOUT), "the card does not list its objects")
         return Contents(file_ids(objects), self._tries(SO_PIN), self._tries(USER_PIN))
+
+    def _dkek(self) -> Dkek:
+        """That of the first key domain in which there is one; asking takes no PIN, and changes nothing."""
+        for domain in range(MOST_KEY_DOMAINS):
+            command = Command(MANAGE_KEY_DOMAIN, p2=domain, cla=PROPRIETARY, le=LONGEST_SHORT)
+            response = self._send(command, PROBE_TIMEOUT)
+            if response.status != EMPTY_KEY_DOMAIN:
+                break
+        return Dkek.parse(response.status, response.data)
 
     def _tries(self, reference: int) -> Tries:
         return Tries.parse(self._send(Command(VERIFY, p2=reference), PROBE_TIMEOUT).status)

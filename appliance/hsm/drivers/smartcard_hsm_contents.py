@@ -16,6 +16,11 @@ KEYS = 0xCC  # the first byte of a key's file id
 FULL_SO_TRIES, FULL_USER_TRIES = 15, 3
 LEAST_SO_TRIES = 4  # the last tries are for who knows the SO PIN for certain: without any, the device is lost for good
 
+OK = 0x9000
+EMPTY_KEY_DOMAIN = 0x6A88
+NO_DKEK = (0x6A86, EMPTY_KEY_DOMAIN, 0x6D00)  # no such key domain; none set up in it; initialised without any
+DKEK_STATUS = 10  # bytes of what is told of a DKEK
+
 UNPROVISIONED = "ESPICOHSMTR"  # the holder in the certificate of every pico-hsm that nobody gave a number
 SEQUENCE = 5  # characters at the end of a certificate holder reference that count its certificates
 FILLING = "0000"  # between the number and the blanks in the iSerial of a Nitrokey HSM
@@ -50,6 +55,38 @@ class Tries:
 
     def __str__(self) -> str:
         return self.remark or ("none" if self.left is None else str(self.left))
+
+
+@dataclass(frozen=True, slots=True)
+class Dkek:
+    """The key under which a device backs its keys up, as it tells anybody; the reset of a device must destroy it.
+
+    Only a device that says so has one. A refusal says nothing against factory state: those that have none and those
+    that do not know the command refuse it alike, and old ones with whatever status.
+    """
+
+    present: bool  # or set up, and not yet complete
+    text: str  # for people
+
+    @classmethod
+    def parse(cls, status: int, data: bytes) -> "Dkek":
+        """What the answer to MANAGE KEY DOMAIN says: shares, missing shares, key check value, and what may follow.
+
+        Pico HSMs have zeros for what there is not, and for a check value that they keep until somebody has logged in.
+        """
+        if status != OK:
+            return cls(False, "none" if status in NO_DKEK else f"not told (status {status:04X})")
+        if not any(data):
+            return cls(False, "none")
+        shares, missing, *check = data[:DKEK_STATUS].ljust(DKEK_STATUS, b"\0")
+        parts = [f"{shares or 'no'} share{'' if shares == 1 else 's'}"]
+        parts += [f"{missing} missing"] if missing else []
+        parts += [f"key check value {bytes(check).hex().upper()}"] if any(check) else []
+        return cls(True, ", ".join(parts))
+
+    def shortcomings(self) -> tuple[str, ...]:
+        """What speaks against factory state, a sentence each."""
+        return (f"a DKEK is set up ({self.text})",) if self.present else ()
 
 
 @dataclass(frozen=True, slots=True)
