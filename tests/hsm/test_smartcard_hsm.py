@@ -180,7 +180,8 @@ def test_what_speaks_against_factory_state(script: list[tuple[str, str]], shortc
     [
         ("0101 0000000000000000 9000", "1 share, 1 missing"),
         ("0302 0000000000000000 9000", "3 shares, 2 missing"),
-        ("0302 9000", "3 shares, 2 missing"),
+        ("0302 9000", "3 shares, 2 missing"),  # cut off
+        ("03 9000", "3 shares"),
         ("0100 ECC92C62E3F6189E 9000", "1 share, key check value ECC92C62E3F6189E"),
         ("0100 0000000000000000 9000", "1 share"),  # a Pico HSM to which nobody has logged in
         ("0000 2AFA121E8764A1E3 9000", "no shares, key check value 2AFA121E8764A1E3"),  # random

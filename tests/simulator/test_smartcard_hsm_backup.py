@@ -33,6 +33,8 @@ DKEK = bytes(one ^ 0xA5 for one in range(32))
 CHECK = hashlib.sha256(DKEK).hexdigest()[:16].upper()
 DIGEST = hashlib.sha256(b"a backup").digest()
 P256 = bytes.fromhex("04007F00070202020203")  # id-TA-ECDSA-SHA-256 (BSI TR-03110-3, A.7.1.3)
+PRIME = 2**256 - 2**224 + 2**192 + 2**96 - 1  # of P-256, and its order (FIPS 186-4, D.1.2.3)
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 RSA = bytes.fromhex("04007F00070202020102")  # id-TA-RSA-v1-5-SHA-256
 
 
@@ -298,6 +300,10 @@ def test_a_wrapped_key_is_as_genuine_devices_have_it(
         assert (exponent * public % (p - 1), other * public % (q - 1)) == (1, 1)
         assert parts[5] == flash.keys[3].public
     else:
+        a, b, prime, order = numbers[:4]
+        assert (a, prime, order) == (PRIME - 3, PRIME, ORDER)
+        for x, y in ((part[1:33], part[33:]) for part in (parts[4], parts[6])):
+            assert (pow(int.from_bytes(x), 3) + a * int.from_bytes(x) + b - pow(int.from_bytes(y), 2)) % prime == 0
         point = ec.derive_private_key(numbers[5], ec.SECP256R1()).public_key()
         assert point.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint) == parts[6] == flash.keys[1].public
 
@@ -321,26 +327,39 @@ def modular(bits: int = 2048, exponent: int = 65537, *, halves: bool = False, ot
     return foreign(6, RSA, bits, *(part.to_bytes(bits // 16) for part in parts), *tail)
 
 
-PRIME = 2**256 - 2**224 + 2**192 + 2**96 - 1
 GOOD = {
     "EC": lambda: elliptic(ec.SECP256R1(), PRIME),
     "RSA": modular,
     "RSA with primes": lambda: modular(halves=True),
 }
 BAD = {
-    "another curve": lambda: elliptic(ec.SECP256K1(), 2**256 - 2**32 - 977),
+    "another curve": lambda: elliptic(ec.SECP256R1(), 2**256 - 2**32 - 977),
     "another curve under this name": lambda: elliptic(ec.SECP256K1(), PRIME),
-    "another length": lambda: modular(1024, halves=True),
+    "another length": lambda: modular(3072, halves=True),
     "another exponent": lambda: modular(exponent=3, halves=True),
     "another modulus": lambda: modular(halves=True, other=2),
     "no modulus of this key": lambda: modular(other=2),
-    "no primes": lambda: foreign(6, RSA, 2048, *[b"\1"] * 5, bytes(256), b"\1\0\1"),
+    "no primes": lambda: composite(2**1024 - 1, 2**1024 - 3),
+    "ones": lambda: composite(1, 1),
     "an AES key": lambda: foreign(15, bytes.fromhex("608648016503040110"), 32, bytes(32)),
     "no key": lambda: foreign(12, P256, 256),
+    "another check value": lambda: resealed(elliptic(ec.SECP256R1(), PRIME)),
     "nothing": lambda: sealed(b""),
     "no clear text": lambda: sealed(b"\x0c" + bytes(8)),
     "half a block": lambda: sealed(b"\x0c" + bytes(12)),
 }
+
+
+def composite(p: int, q: int) -> bytes:
+    """An RSA key of these numbers in place of primes."""
+    halves = [number.to_bytes(128) for number in (1, 1, p, 1, q)]
+    return foreign(6, RSA, 2048, *halves, (p * q).to_bytes(256), b"\1\0\1")
+
+
+def resealed(wrapped: bytes) -> bytes:
+    """The same with another check value, and the right code for it."""
+    body = bytes(8) + wrapped[8:-16]
+    return body + code(body)
 
 
 def sealed(rest: bytes) -> bytes:
@@ -394,7 +413,7 @@ def test_a_file_without_one_is_of_a_device_without() -> None:
         {"shares": 256},
         {"shares": -1},
         {"missing": 2},
-        {"missing": -1},
+        {"missing": -1, "check": ""},
         {"missing": 1},  # and a check value
         {"check": ""},
         {"check": "00"},
