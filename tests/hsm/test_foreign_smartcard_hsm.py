@@ -69,6 +69,16 @@ class Firmware:
             assert card.transmit(Command(0x20, p2=0x81, data=FACTORY_USER_PIN)).status == OK
             return card.transmit(Command(0x46, p1=1, data=data, le=65536)).status
 
+    def await_dkek(self) -> int:
+        """Have it initialised for a DKEK of one share, and return its status for that."""
+        pins = tlv(0x81, FACTORY_USER_PIN) + tlv(0x82, bytes.fromhex(SO_PIN.text))
+        data = tlv(0x80, b"\0\1") + pins + tlv(0x91, b"\3") + tlv(0x92, b"\1")
+        with self._bus.open(self._attachment, INTERFACE_CLASS) as pipe:
+            card = Card(pipe)
+            card.power_on()
+            assert card.transmit(SELECT).status == OK
+            return card.transmit(Command(0x50, cla=0x80, data=data), 90.0).status
+
 
 @pytest.fixture(scope="module")
 def connected() -> Iterator[ScriptedUsb]:
@@ -107,6 +117,17 @@ def test_a_reset_restores_the_factory_state(firmware: Firmware) -> None:
     assert fresh.credential is not None
     assert fresh.credential.tries_left == 15
     assert firmware.generate_key() == OK
+
+
+def test_a_reset_leaves_no_dkek(firmware: Firmware) -> None:
+    """A device that awaits the shares of one is no longer in factory state, and tells so to everybody."""
+    assert firmware.await_dkek() == OK
+    awaiting = firmware.probe()
+    firmware.reset()
+    fresh = firmware.probe()
+
+    assert (awaiting.state, dict(awaiting.details)["DKEK"]) == (HsmState.INITIALIZED, "1 share, 1 missing")
+    assert (fresh.state, dict(fresh.details)["DKEK"]) == (HsmState.ZEROIZED, "none")
 
 
 def test_a_wrong_so_pin_resets_only_what_takes_any(firmware: Firmware) -> None:
