@@ -47,6 +47,11 @@ def suggested_serial(driver: Driver, attachment: Attachment, pending: Iterable[I
     return tied.pop() if len(tied) == 1 else driver.serial_from_usb(attachment)
 
 
+def serial_of(probe: Probe, driver: Driver, attachment: Attachment, pending: Iterable[Intent]) -> str:
+    """The serial number that a device tells, also an empty one; where it cannot tell any, the suggested one."""
+    return suggested_serial(driver, attachment, pending) if probe.serial is None else probe.serial
+
+
 class Beginning:
     """Where work in a thread begins to change something, unless whoever ordered it has given it up before."""
 
@@ -115,11 +120,11 @@ class Reset:
                 before = checked
                 trouble = _command(connection, progress, self._secret)
                 progress("reading the token back")
-                after = _asked(connection)
+                after = connection.probe()
         except DeviceError as problem:
             if before is None:
                 raise
-            if after is None:
+            if after is None and not self._driver.restarts:  # one that restarts answers nothing more here
                 trouble = trouble or problem
         if after is None:
             try:
@@ -134,10 +139,7 @@ class Reset:
         """What the device says of itself now, if it is the one that was shown and can be reset."""
         probe = connection.probe()
         expected = self._device.serial
-        if probe.serial is None:
-            found = suggested_serial(self._driver, self._device.attachment, self._journal.pending())
-        else:
-            found = probe.serial
+        found = serial_of(probe, self._driver, self._device.attachment, self._journal.pending())
         if not expected or found != expected:
             raise SerialMismatch(expected, found)
         if probe.obstacle:
@@ -184,14 +186,14 @@ class Reset:
             return Report(Outcome.UNKNOWN, str(trouble), serial)
         if after.serial is not None and serial not in (after.serial, after.alias):
             return Report(Outcome.UNKNOWN, f"the device says serial {after.serial!r} after the reset", serial)
-        if isinstance(trouble, SecretRefused):  # a blank device may still have a PIN that its owner has set
+        if isinstance(trouble, SecretRefused) and not (before and _holds_less(before, after)):
             return Report(Outcome.NOT_DONE, _with_tries(trouble, after), serial)
         # As it was in every respect: where a PIN is blocked now, the keys behind it are out of reach.
         unchanged = after == before and after.state in (HsmState.INITIALIZED, HsmState.ZEROIZED)
         if unchanged and isinstance(trouble, DeviceRefused | ResetUnsupported):
             return Report(Outcome.NOT_DONE, str(trouble), serial)
-        # Blank as before proves nothing of a PIN, which cannot be read back.
-        if unchanged and trouble and after.credential:
+        # Blank as before proves nothing: of its owner's PINs and of much else a device does not tell.
+        if trouble and before and after.state is before.state:
             return Report(Outcome.UNKNOWN, str(trouble), serial)
         if after.serial is not None and after.state is HsmState.ZEROIZED:
             return Report(Outcome.DONE, "", serial)
@@ -255,8 +257,7 @@ def _with_tries(trouble: SecretRefused, after: Probe) -> str:
     return str(trouble) if left is None else f"{trouble}; tries left: {left}"
 
 
-def _asked(connection: Connection) -> Probe | None:
-    try:
-        return connection.probe()
-    except DeviceError:
-        return None  # a fresh connection may still answer
+def _holds_less(before: Probe, after: Probe) -> bool:
+    """Whether something was destroyed, whatever the device said: some reset themselves after too many wrong PINs."""
+    emptier = after.state is not before.state and after.state in (HsmState.ZEROIZED, HsmState.TERMINATED)
+    return emptier or after.label != before.label

@@ -17,6 +17,7 @@ from appliance.errors import (
     DeviceTimeout,
     ProtocolError,
     ResetUnsupported,
+    SecretRefused,
     SerialMismatch,
     StateError,
 )
@@ -345,14 +346,46 @@ def test_a_blank_device_that_refuses_is_not_done(bench: Bench) -> None:
     assert bench.on_disk() == ()
 
 
-@pytest.mark.parametrize(("secret", "outcome"), [("4711", Outcome.UNKNOWN), ("", Outcome.DONE)])
-def test_a_pin_cannot_be_read_back(bench: Bench, secret: str, outcome: Outcome) -> None:
-    """Of a device that was blank before, the read-back after a time-out proves no reset if it may have a PIN."""
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [
+        (HsmState.INITIALIZED, Outcome.NOT_DONE),
+        (HsmState.TERMINATED, Outcome.UNKNOWN),
+        (HsmState.ZEROIZED, Outcome.DONE),
+    ],
+)
+def test_a_refused_secret_is_no_proof_that_nothing_was_destroyed(
+    bench: Bench, state: HsmState, outcome: Outcome
+) -> None:
+    """A device that resets itself after too many wrong ones says no more than that: what it is then was read back."""
+
+    def refuse() -> None:
+        bench.token.become(state)
+        raise SecretRefused("the SO PIN is blocked", 0x6983)
+
+    bench.token.hooks["block"] = refuse
+
+    assert bench.run().outcome is outcome
+    assert bench.on_disk() == ((INTENT,) if outcome is Outcome.UNKNOWN else ())
+
+
+@pytest.mark.parametrize("secret", ["4711", ""])
+def test_what_was_blank_before_proves_no_reset_that_went_wrong(bench: Bench, secret: str) -> None:
+    """Its owner may have set a PIN, whether a reset takes one or not, and no device tells everything it holds."""
     bench.token.become(HsmState.ZEROIZED)
     bench.token.secret = secret
     bench.token.fail("block", DeviceTimeout("no answer"))
 
-    assert bench.reset(secret=secret).run(lambda _: None).outcome is outcome
+    assert bench.reset(secret=secret).run(lambda _: None).outcome is Outcome.UNKNOWN
+    assert bench.on_disk() == (INTENT,)
+
+
+def test_a_blank_device_that_cannot_be_read_back_at_once_is_unknown(bench: Bench) -> None:
+    """What a fresh connection tells is no proof of it: only the one of the reset knows what the reset has changed."""
+    bench.token.become(HsmState.ZEROIZED)
+    bench.token.fail("probe 2", ProtocolError("out of step"))
+
+    assert bench.run() == Report(Outcome.UNKNOWN, "out of step", "A1")
 
 
 def test_a_broken_connection_is_made_anew_to_read_back(bench: Bench) -> None:

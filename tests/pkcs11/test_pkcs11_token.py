@@ -2,16 +2,18 @@
 """A token of any PKCS#11 module is reset with its SO PIN, and a wrong one costs one try and nothing else."""
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from appliance.config import HsmSettings, LibrarySettings
 from appliance.errors import ResetUnsupported
-from appliance.hsm.drivers import families, pkcs11
+from appliance.hsm.drivers import Connection, families, pkcs11
 from appliance.hsm.drivers.pkcs11 import Pkcs11Driver
-from appliance.hsm.model import Credential, HsmState, Outcome, Secret
+from appliance.hsm.model import Attachment, Credential, HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.client import Token
 from appliance.hsm.usb import UsbBus
@@ -124,6 +126,31 @@ async def test_a_blank_token_proves_nothing_by_being_blank(module: VendorModule,
     assert report.reason == "not in factory state: its label is not the one that was written"
 
 
+async def test_a_blank_token_proves_nothing_when_its_label_cannot_be_looked_for(
+    module: VendorModule, tmp_path: Path
+) -> None:
+    """A library that crashes in the read-back takes with it the knowledge of what was written."""
+    plugs = Plugs(PLACE)
+    tested = driver(module, plugs)
+
+    def crash(step: str) -> None:
+        if step.startswith("reading"):
+            module.tell("fault-C_GetTokenInfo", "crash")
+
+    def reopen(place: Attachment) -> AbstractContextManager[Connection]:
+        module.untell("fault-C_GetTokenInfo")
+        return tested.open(place)
+
+    async with house(tmp_path / "state", plugs, tested) as made:
+        await made.reset(secret=Secret(SO_PIN))
+        await made.settled()
+        module.tell("idle")
+        with patch.object(tested, "reopen", reopen):
+            report = await made.reset(crash, Secret(WRONG))
+
+    assert (report.outcome, report.reason) == (Outcome.UNKNOWN, "the library crashed (tokens: SIGSEGV)")
+
+
 async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path) -> None:
     """The reset is not done, nothing is begun, the key is there, and the PIN is on no record."""
     plugs = Plugs(PLACE)
@@ -148,6 +175,8 @@ async def test_a_wrong_so_pin_is_tried_once(module: VendorModule, tmp_path: Path
         ("fault-C_InitToken hang", Outcome.UNKNOWN, 1),
         ("fault-C_InitToken crash", Outcome.UNKNOWN, 1),
         ("after-C_InitToken 32", Outcome.DONE, 0),
+        ("after-C_InitToken A0", Outcome.DONE, 0),  # it has reset itself after the last of too many wrong ones
+        ("after-C_InitToken A4", Outcome.DONE, 0),
         ("after-C_InitToken hang", Outcome.DONE, 0),
         ("after-C_InitToken crash", Outcome.DONE, 0),
     ],

@@ -148,8 +148,10 @@ class FakeDriver(Driver):
         if token is None:
             raise DeviceGone("it was unplugged")
         token.reach("open")
-        yield FakeConnection(token)
-        token.reach("close")
+        try:
+            yield FakeConnection(token)
+        finally:
+            token.reach("close")
 
 
 class RestartingDriver(FakeDriver):
