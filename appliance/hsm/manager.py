@@ -28,7 +28,7 @@ from appliance.hsm.hotplug import Event, HotplugSource, Plugged, Rescan
 from appliance.hsm.journal import Journal
 from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
-from appliance.hsm.reset import Report, Reset, suggested_serial
+from appliance.hsm.reset import Report, Reset, serial_of, suggested_serial
 from appliance.hsm.worker import in_thread, result
 from appliance.log import get_logger
 
@@ -133,7 +133,7 @@ class Manager:
             raise AttachmentChanged(device.serial)
         driver = self._registry.driver(current.family)
         probe = await self._probe(driver, attachment)
-        serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
+        serial = serial_of(probe, driver, attachment, self._journal.pending())
         if self._registry.learn(attachment, driver.family, serial, probe=probe) is None:
             raise AttachmentChanged(device.serial)  # while it was asked
 
@@ -241,7 +241,7 @@ class Manager:
         """Begin to find out what a device is, unless it is gone or occupied."""
         if attachment in self._calls or attachment in self._asking or self._registry.at(attachment) is None:
             return
-        if self._restarts(attachment):
+        if self._stopping or self._restarts(attachment):
             return
         task = asyncio.create_task(self._identify(attachment))
         self._asking[attachment] = task
@@ -260,7 +260,7 @@ class Manager:
                 serial = suggested_serial(driver, attachment, self._journal.pending())
                 device = self._registry.learn(attachment, driver.family, serial, problem=str(problem))
             else:
-                serial = probe.serial or suggested_serial(driver, attachment, self._journal.pending())
+                serial = serial_of(probe, driver, attachment, self._journal.pending())
                 device = self._registry.learn(attachment, driver.family, serial, probe=probe)
             if device is not None:
                 _log.info("device asked", serial=device.serial, state=device.state, port=attachment.port)
@@ -285,7 +285,9 @@ class Manager:
         return result(call)
 
     def _begin(self, attachment: Attachment, call: Callable[[], T]) -> asyncio.Future[T]:
-        """Occupy a device until `call`, in a thread, has ended."""
+        """Occupy a device until `call`, in a thread, has ended. Raises `DeviceBusy` when it is occupied."""
+        if attachment in self._calls:
+            raise DeviceBusy("it is occupied")
         future = in_thread(call, f"hsm {attachment.bus}-{attachment.address}")
         self._calls[attachment] = future
         future.add_done_callback(partial(self._ended, attachment))
@@ -298,7 +300,7 @@ class Manager:
 
     async def _until_idle(self, attachment: Attachment) -> None:
         """Wait for our own questions to a device, which are no other program. Raises `DeviceBusy`, `DeviceTimeout`."""
-        if attachment in self._asking:
+        while attachment in self._asking:  # a rescan may ask again in the moment in which one question ends
             await asyncio.wait([self._asking[attachment]])
         if self._restarts(attachment) or any(device.attachment == attachment for device in self._resets.values()):
             raise DeviceBusy("a reset of it is running")

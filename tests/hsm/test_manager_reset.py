@@ -67,6 +67,31 @@ async def test_a_reset_waits_for_our_own_question(build: Build) -> None:
     assert token.steps[:4] == ["open", "probe", "close", "open"]
 
 
+async def test_a_reset_waits_for_the_question_that_comes_in_between(build: Build) -> None:
+    """A rescan in the moment in which one question ends asks again: the reset has the device to itself all the same."""
+    made = build()
+    token = made.source.plug(HERE)
+    gates = {name: Gate() for name in ("probe 1", "terminate")}
+
+    def fail() -> None:
+        gates["probe 1"]()
+        raise DeviceBusy("another program holds it")
+
+    token.hooks |= {"probe 1": fail, "terminate": gates["terminate"]}
+    await made.manager.start()
+    await gates["probe 1"].reached()
+    ordered = asyncio.create_task(made.reset())
+    await asyncio.wait([ordered], timeout=0.01)
+    made.manager._asking[HERE].add_done_callback(lambda _: made.source.rescan())
+    gates["probe 1"].open()
+    await gates["terminate"].reached()
+    steps = token.steps.copy()
+    gates["terminate"].open()
+
+    assert steps == [*("open", "probe", "close") * 2, *("open", "probe", "block", "terminate")]
+    assert await ordered == DONE
+
+
 Change = Callable[[House], object]
 
 
@@ -200,6 +225,19 @@ async def test_an_interrupted_reset_is_shown_and_completed(house: House) -> None
         None,
         (),
     )
+
+
+async def test_a_device_that_tells_an_empty_number_is_not_the_interrupted_one(house: House) -> None:
+    """It can tell its number, and has none: that a reset was left unfinished in its place gives it no name."""
+    token = house.driver.tokens[HERE]
+    token.fail("activate", DeviceGone("it was unplugged"))
+    await house.reset()
+    house.source.unplug(HERE)
+    house.source.plug(replace(HERE, address=9, initialized=9999), FakeToken(""))
+    await house.settled()
+
+    assert house.shown() == [("", HsmState.INITIALIZED), ("B2", HsmState.INITIALIZED)]
+    assert [intent.serial for intent in house.manager.interrupted()] == ["A1"]
 
 
 async def test_an_interrupted_reset_survives_the_manager(build: Build) -> None:
