@@ -40,7 +40,7 @@ class Journal:
             return cls(path)
         except OSError as error:
             raise StateError(path, f"cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StateError(path, f"is damaged: {error}") from error
 
     def pending(self) -> tuple[Intent, ...]:

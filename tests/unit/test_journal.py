@@ -79,6 +79,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
         "\0" * 512,
         "{",
         "[]",
+        "[" * 100_000,
         "null",
         '{"version": 1}',
         '{"version": 2, "intents": []}',
