@@ -56,11 +56,11 @@ def send(message: str, priority: int, fields: Mapping[str, object]) -> bool:
     Never blocks: a journal that takes nothing, or not that much at once, does not have it.
     """
     datagram = b"".join(_entry(message, priority, fields))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             sender.sendto(datagram, SOCKET)
-        except OSError:
-            return False
+    except OSError:  # of which to have no descriptor left is one
+        return False
     return True
 
 

@@ -2,6 +2,7 @@
 """The journal's own protocol, the numbers of the events, and the catalog that explains them."""
 
 import ast
+import errno
 import json
 import os
 import re
@@ -117,6 +118,19 @@ def test_nothing_in_a_value_is_obeyed(journal: FakeJournal) -> None:
 def test_a_missing_journal_has_nothing(journal: FakeJournal) -> None:
     """Whoever logs is told that the journal does not have the event."""
     journal.close()
+
+    assert not send("the text", 6, {"event": "e"})
+
+
+def test_without_a_descriptor_left_the_journal_has_nothing(
+    journal: FakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told of is on record by then, and must not look as if it were not."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", none_left)
 
     assert not send("the text", 6, {"event": "e"})
 
