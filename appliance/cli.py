@@ -93,9 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     token = commands.add_parser("token", help="simulated tokens").add_subparsers(required=True, metavar="COMMAND")
     new = token.add_parser("new", help="make the file of a simulated token")
     new.add_argument("file", type=Path, metavar="FILE", help="NAME.token, to be moved into the bus folder")
-    new.add_argument(
-        "--family", default="openpgp", choices=("openpgp", "smartcard-hsm", "yubihsm"), help="default: openpgp"
-    )
+    families = ("openpgp", "smartcard-hsm", "yubihsm", "luna", "pkcs11")
+    new.add_argument("--family", default="openpgp", choices=families, help="default: openpgp")
     new.add_argument("--serial", required=True, metavar="N", help="the serial number, as the family has them")
     new.add_argument("--with-keys", type=int, default=0, choices=range(4), metavar="K", help="make K keys, at most 3")
     new.set_defaults(command=_token_new)

@@ -9,19 +9,27 @@ import sys
 import tempfile
 import termios
 import tty
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
-from appliance.config import SOFTHSM, BuiltinSettings, Config, HsmSettings, LineSettings, NetworkSettings
+from appliance.config import (
+    SOFTHSM,
+    BuiltinSettings,
+    Config,
+    HsmSettings,
+    LibrarySettings,
+    LineSettings,
+    NetworkSettings,
+)
 from appliance.daemon import Daemon
 from appliance.errors import ApplianceError, StateError
-from appliance.hsm.usb import UsbBus
 from appliance.log import configure
 from appliance.simulator.bus import FolderBus
-from appliance.simulator.families import new_token
+from appliance.simulator.families import LUNA, PKCS11, Family, new_token
 from appliance.simulator.serial_line import SerialLine, Socket
 from appliance.simulator.usbip import UsbIpServer, parse_address
+from appliance.simulator.vendor_library import COMPILER, BusWithLibraries, compiler, drivers
 
 _SERIAL = "667788"
 _LEAVE = b"\x1d"  # Ctrl-]
@@ -54,16 +62,11 @@ def demo(bus: Path | None, state: Path | None, *, port_only: bool, usbip: str | 
 
 
 async def _serve(bus: Path, state: Path, port_only: bool, usbip: tuple[str, int] | None) -> None:
-    config = Config(
-        state=state,
-        line=LineSettings(port=str(state / "ttyS0")),
-        network=NetworkSettings(socket=state / "lunash.sock", users=_our_user()),
-        hsm=HsmSettings(builtin=BuiltinSettings("softhsm" if SOFTHSM.exists() else "none")),
-    )
     source = FolderBus(bus)
-    daemon = Daemon(config, source, UsbBus(source.backend))
     line = SerialLine(state / "ttyS0")
     async with AsyncExitStack() as stack:
+        libraries = stack.enter_context(drivers(source.backend, state))
+        daemon = Daemon(_config(state, libraries), source, BusWithLibraries(source.backend, state))
         exported = await stack.enter_async_context(_export(source, usbip)) if usbip else ""
         line.plug()
         stack.callback(line.close)
@@ -78,6 +81,23 @@ async def _serve(bus: Path, state: Path, port_only: bool, usbip: tuple[str, int]
             _explain(bus, state, exported)
             stack.enter_context(_own_terminal(line, daemon.stop))
         await daemon.run()
+
+
+def _config(state: Path, libraries: Mapping[Family, Path]) -> Config:
+    found = {
+        family: LibrarySettings(library, ((family.looks.vendor_id, family.looks.product_id),))
+        for family, library in libraries.items()
+    }
+    return Config(
+        state=state,
+        line=LineSettings(port=str(state / "ttyS0")),
+        network=NetworkSettings(socket=state / "lunash.sock", users=_our_user()),
+        hsm=HsmSettings(
+            luna=found.get(LUNA, LibrarySettings()),
+            pkcs11=tuple(found[family] for family in (PKCS11,) if family in found),
+            builtin=BuiltinSettings("softhsm" if SOFTHSM.exists() else "none"),
+        ),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -103,6 +123,11 @@ def _explain(bus: Path, state: Path, exported: str) -> None:
     )
     if not SOFTHSM.exists():
         print(f"  no built-in HSM: {SOFTHSM} is not installed (Debian package softhsm2)", flush=True)
+    if compiler() is None:
+        print(
+            f"  no Luna HSMs and PKCS#11 tokens: no '{COMPILER}' is installed (Debian packages gcc, libc6-dev)",
+            flush=True,
+        )
     if exported:
         host, _, port = exported.rpartition(":")
         print(f"  USB/IP   usbip --tcp-port {port} list -r {host.strip('[]')}", flush=True)

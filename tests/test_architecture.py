@@ -68,6 +68,7 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.hsm.pkcs11": (*LEAVES, "appliance.hsm.model", "appliance.hsm.pkcs11"),
     "appliance.hsm.pkcs11.binding": (),  # the child process loads it, and nothing else that it need not
     "appliance.simulator": (*LEAVES, "appliance.simulator", "appliance.hsm"),
+    "appliance.simulator.vendor_library": (*LEAVES, "appliance.programs", "appliance.simulator", "appliance.hsm"),
     "appliance.audit": (*LEAVES, "appliance.chain", "appliance.journald"),
     "appliance.chain": LEAVES,
     "appliance.config": (*LEAVES, "appliance.config_values"),

@@ -15,6 +15,8 @@ from appliance.simulator.descriptors import Level, Looks
 from appliance.simulator.memory import FORMAT, Flash, Memory, serial_in
 from appliance.simulator.openpgp_card import OpenPgpCard
 from appliance.simulator.openpgp_flash import OpenPgpFlash
+from appliance.simulator.pkcs11_card import LunaCard, Pkcs11Card
+from appliance.simulator.pkcs11_flash import LunaFlash, Pkcs11Flash, padded
 from appliance.simulator.smartcard_hsm_card import SmartcardHsmCard
 from appliance.simulator.smartcard_hsm_flash import SmartcardHsmFlash
 from appliance.simulator.smartcard_hsm_flash import usb_serial as filled
@@ -61,14 +63,17 @@ class Family:
         return self.flash.FAMILY
 
 
-# USB ids that the drivers know.
+# USB ids that the drivers know; those of the last two they are told.
 OPENPGP = Family(OpenPgpFlash, OpenPgpCard, Looks(0x234B, 0x0000, "Simulated OpenPGP token"), "SIM-0.1-{}".format)
 SMARTCARD_HSM = Family(
     SmartcardHsmFlash, SmartcardHsmCard, Looks(0x20A0, 0x4230, "Simulated SmartCard-HSM token"), filled
 )
 YUBIHSM = Family(YubiHsmFlash, YubiHsmCard, Looks(0x1050, 0x0030, "Simulated YubiHSM"), zero_padded, Level.VENDOR)
+# Luna's USB ids are not public, and other PKCS#11 tokens have any. These are for tests (https://pid.codes/1209/).
+LUNA = Family(LunaFlash, LunaCard, Looks(0x1209, 0x0001, "Simulated Luna Backup HSM"), padded, Level.VENDOR)
+PKCS11 = Family(Pkcs11Flash, Pkcs11Card, Looks(0x1209, 0x0002, "Simulated PKCS#11 token"), str, Level.VENDOR)
 
-FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM, YUBIHSM)}
+FAMILIES = {family.name: family for family in (OPENPGP, SMARTCARD_HSM, YUBIHSM, LUNA, PKCS11)}
 
 
 def load(contents: bytes) -> Flash:
