@@ -55,15 +55,15 @@ def test_a_token_is_reset_over_the_network(kind: Kind, tmp_path: Path) -> None:
     plugged = bus.plug()
     with UsbIpServer(bus.backend).running() as server:
         client = UsbIpBackend(*server.address)
-        attachment = client.attach()
-        driver = kind.driver(UsbBus(client))
-        with driver.open(attachment) as connection:
-            before = connection.probe()
-            connection.factory_reset(lambda _: None, kind.secret)
-        client.detach()
-        with driver.open(client.attach()) as connection:
-            after = connection.probe()
-        client.detach()
+        with kind.reaching(client) as driver:
+            attachment = client.attach()
+            with driver.open(attachment) as connection:
+                before = connection.probe()
+                connection.factory_reset(lambda _: None, kind.secret)
+            client.detach()
+            with driver.open(client.attach()) as connection:
+                after = connection.probe()
+            client.detach()
 
     assert (attachment.usb_id, attachment.usb_serial) == (plugged.usb_id, plugged.usb_serial)
     assert (before.state, after.serial, after.state) == (HsmState.INITIALIZED, kind.serial, HsmState.ZEROIZED)

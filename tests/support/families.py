@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device families that the suites run through the same cases: a new one is a line of `FAMILIES`.
 
-That of the YubiHSM 2 is there where Yubico's package is.
+That of the YubiHSM 2 is there where Yubico's package is, those behind a PKCS#11 library where a C compiler is.
 """
 
 import re
-from contextlib import AbstractContextManager
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from appliance.hsm.drivers import Connection, Driver, openpgp, smartcard_hsm, yubihsm2
+from appliance.config import HsmSettings, LibrarySettings
+from appliance.errors import DeviceBusy, DeviceError
+from appliance.hsm.drivers import Connection, Driver, luna, openpgp, pkcs11, smartcard_hsm, yubihsm2
 from appliance.hsm.model import Attachment, Probe, Secret
+from appliance.hsm.pkcs11 import client
 from appliance.hsm.usb import UsbBus
 from appliance.simulator import families as simulated
 from appliance.simulator.descriptors import READERS, Level
+from appliance.simulator.pkcs11_flash import SO_PIN_IN_USE
+from appliance.simulator.vendor_driver import VendorDriver
+from appliance.simulator.vendor_library import compile_library, compiler, library, socket
 from appliance.simulator.yubihsm_flash import PASSWORD_IN_USE
 from tests.support.token_bus import TokenBus
 
@@ -40,14 +50,22 @@ class Kind:
     asks: str = ""  # for the credential, as a regular expression
     refuses: str = ""  # the wrong one
     tells: tuple[str, str] = ("Keys", "none")  # what it tells of itself when it is empty
+    busy: type[DeviceError] = DeviceBusy  # the error while another program holds the device
 
     def bus(self, folder: Path, with_keys: int = 0, level: Level | None = None) -> TokenBus:
         """A token of the family, to be plugged in."""
         return TokenBus(folder, self.serial, with_keys, self.simulator, level)
 
-    def open(self, bus: TokenBus, attachment: Attachment) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def reaching(self, backend: object) -> Iterator[Driver]:
+        """The driver, of devices that a pyusb backend reaches."""
+        yield self.driver(UsbBus(backend))
+
+    @contextmanager
+    def open(self, bus: TokenBus, attachment: Attachment) -> Iterator[Connection]:
         """The driver's connection."""
-        return self.driver(UsbBus(bus.backend)).open(attachment)
+        with self.reaching(bus.backend) as driver, driver.open(attachment) as connection:
+            yield connection
 
     def probe(self, bus: TokenBus, attachment: Attachment) -> Probe:
         """What the driver finds."""
@@ -56,11 +74,12 @@ class Kind:
 
     def reset(self, bus: TokenBus, attachment: Attachment) -> None:
         """What the driver does; `bus.here` is where the token is afterwards."""
-        with self.open(bus, attachment) as connection:
-            connection.factory_reset(lambda _: None, self.secret)
-        if self.driver.restarts:
-            with self.driver(UsbBus(bus.backend)).reopen(attachment):
-                pass  # it has come back
+        with self.reaching(bus.backend) as driver:
+            with driver.open(attachment) as connection:
+                connection.factory_reset(lambda _: None, self.secret)
+            if driver.restarts:
+                with driver.reopen(attachment):
+                    pass  # it has come back
 
     @property
     def secret(self) -> Secret | None:
@@ -78,6 +97,40 @@ class Kind:
         for name in vars(self.module):
             if name.endswith("_TIMEOUT"):
                 patched.setattr(self.module, name, seconds)
+
+
+@cache
+def _compiled() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """The library, which is of the family that its name says, and the folder that it is in."""
+    program = compiler()
+    assert program
+    folder = tempfile.TemporaryDirectory(prefix="library-")
+    path = Path(folder.name, "library.so")
+    compile_library(program, path)
+    return folder, path
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryKind(Kind):
+    """A family that is reached through its vendor's PKCS#11 library; `module` is what calls that."""
+
+    @contextmanager
+    def reaching(self, backend: object) -> Iterator[Driver]:
+        """With a library of its own, and the vendor's driver behind it."""
+        looks = self.simulator.looks
+        with tempfile.TemporaryDirectory(prefix="library-") as name:
+            path = library(Path(name), self.simulator)
+            shutil.copy(_compiled()[1], path)
+            settings = LibrarySettings(path, ((looks.vendor_id, looks.product_id),))
+            driver = self.driver.configured(UsbBus(backend), HsmSettings(luna=settings, pkcs11=(settings,)))
+            assert driver is not None
+            with VendorDriver(UsbBus(backend), self.simulator, socket(Path(name), self.simulator)):
+                yield driver
+
+    def impatient(self, patched: pytest.MonkeyPatch, seconds: float) -> None:
+        """Not for the start of the process, which takes what it takes."""
+        for name in ("CALL_TIMEOUT", "RESET_TIMEOUT"):
+            patched.setattr(self.module, name, seconds)
 
 
 OPENPGP = Kind(openpgp, openpgp.OpenPgpDriver, simulated.OPENPGP, "667788", "ACTIVATE FILE", 11)
@@ -109,7 +162,40 @@ YUBIHSM = Kind(
     refuses="the password of authentication key 1 is wrong (AUTHENTICATION FAILED)",
     tells=("Objects", "1"),
 )
-KINDS = (OPENPGP, SMARTCARD_HSM, *([YUBIHSM] if find_spec("yubihsm") else []))
+LUNA = LibraryKind(
+    client,
+    luna.LunaDriver,
+    simulated.LUNA,
+    "496771",
+    "FACTORY RESET",
+    3,
+    levels=(Level.VENDOR,),
+    shortest=3,
+    tells=("Token Label", "no label"),
+    busy=DeviceError,
+)
+PKCS11 = LibraryKind(
+    client,
+    pkcs11.Pkcs11Driver,
+    simulated.PKCS11,
+    "A4711",
+    "INIT TOKEN",
+    3,
+    SO_PIN_IN_USE,
+    "incorrect-horse",
+    levels=(Level.VENDOR,),
+    shortest=3,
+    asks="the SO PIN of this token",
+    refuses="the SO PIN is wrong (A00000 : CKR_PIN_INCORRECT)",
+    tells=("Public Objects", "0"),
+    busy=DeviceError,
+)
+KINDS = (
+    OPENPGP,
+    SMARTCARD_HSM,
+    *([YUBIHSM] if find_spec("yubihsm") else []),
+    *([LUNA, PKCS11] if compiler() else []),
+)
 FAMILIES = {kind.driver.family: kind for kind in KINDS}
 AT_LEVELS = [(kind, level) for kind in KINDS for level in kind.levels]
 
