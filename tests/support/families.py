@@ -56,6 +56,9 @@ class Kind:
         """A token of the family, to be plugged in."""
         return TokenBus(folder, self.serial, with_keys, self.simulator, level)
 
+    def prepare(self) -> None:
+        """Do what need be done but once in a process."""
+
     @contextmanager
     def reaching(self, backend: object) -> Iterator[Driver]:
         """The driver, of devices that a pyusb backend reaches."""
@@ -113,6 +116,10 @@ def _compiled() -> tuple[tempfile.TemporaryDirectory[str], Path]:
 @dataclass(frozen=True, slots=True)
 class LibraryKind(Kind):
     """A family that is reached through its vendor's PKCS#11 library; `module` is what calls that."""
+
+    def prepare(self) -> None:
+        """Compile it."""
+        _compiled()
 
     @contextmanager
     def reaching(self, backend: object) -> Iterator[Driver]:

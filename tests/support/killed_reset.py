@@ -11,16 +11,15 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from itertools import count
 from pathlib import Path
 
 from appliance.audit import AuditLog
-from appliance.hsm.drivers import families
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import HsmClass, Intent
 from appliance.hsm.reset import Report
-from appliance.hsm.usb import UsbBus
 from appliance.log import configure
 from appliance.simulator.bus import FolderBus
 from tests.support.families import FAMILIES, Kind
@@ -78,7 +77,14 @@ async def reset(kind: Kind, folder: Path, step: Countdown) -> Report:
     bus = FolderBus(folder, observe=step)
     journal, audit = WatchedJournal.open(folder / "pending.json"), WatchedAudit.open(folder / "audit.jsonl")
     journal.step = audit.step = step
-    manager = Manager(bus, families(UsbBus(bus.backend)), journal, audit)
+    with kind.reaching(bus.backend) as driver:
+        report = await watched(kind, Manager(bus, [driver], journal, audit), step)
+    audit.close()
+    return report
+
+
+async def watched(kind: Kind, manager: Manager, step: Countdown) -> Report:
+    """The steps of the reset itself count, and no others."""
     async with asyncio.timeout(60):
         await manager.start()
         await manager.settled()
@@ -89,7 +95,6 @@ async def reset(kind: Kind, folder: Path, step: Countdown) -> Report:
         )
         step.armed = False
         await manager.stop()
-    audit.close()
     return report
 
 
@@ -109,6 +114,8 @@ def survived(kind: Kind, folder: Path, steps: int) -> bool:
 def main(kind: Kind, root: Path) -> None:
     """Kill at step 1, 2, 3 ... until there is no such step."""
     configure("error")
+    tempfile.tempdir = str(root)  # what the killed leave behind is the caller's
+    kind.prepare()
     for steps in count(1):
         folder = root / str(steps)
         folder.mkdir()
