@@ -199,7 +199,7 @@ class Pkcs11Card:
         raise Failed(Failure.PIN_LOCKED)
 
     def _tried(self, known: Pin, pin: bytes, most: int) -> Pin:
-        """The PIN with the tries that it has left after this one: all of them if it was right. One that is locked has none."""
+        """The PIN with the tries that it has left after this one: all if it was right, none if it was locked."""
         if not known.tries:
             return known
         return replace(known, tries=most if known.matches(pin) else known.tries - 1)
