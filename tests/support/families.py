@@ -122,17 +122,23 @@ class LibraryKind(Kind):
         _compiled()
 
     @contextmanager
-    def reaching(self, backend: object) -> Iterator[Driver]:
-        """With a library of its own, and the vendor's driver behind it."""
-        looks = self.simulator.looks
+    def served(self, backend: object) -> Iterator[Path]:
+        """A library of its own, and the vendor's driver behind it."""
         with tempfile.TemporaryDirectory(prefix="library-") as name:
             path = library(Path(name), self.simulator)
             shutil.copy(_compiled()[1], path)
+            with VendorDriver(UsbBus(backend), self.simulator, socket(Path(name), self.simulator)):
+                yield path
+
+    @contextmanager
+    def reaching(self, backend: object) -> Iterator[Driver]:
+        """With such a library."""
+        looks = self.simulator.looks
+        with self.served(backend) as path:
             settings = LibrarySettings(path, ((looks.vendor_id, looks.product_id),))
             driver = self.driver.configured(UsbBus(backend), HsmSettings(luna=settings, pkcs11=(settings,)))
             assert driver is not None
-            with VendorDriver(UsbBus(backend), self.simulator, socket(Path(name), self.simulator)):
-                yield driver
+            yield driver
 
     def impatient(self, patched: pytest.MonkeyPatch, seconds: float) -> None:
         """Not for the start of the process, which takes what it takes."""
