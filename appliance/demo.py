@@ -29,7 +29,7 @@ from appliance.simulator.bus import FolderBus
 from appliance.simulator.families import LUNA, PKCS11, Family, new_token
 from appliance.simulator.serial_line import SerialLine, Socket
 from appliance.simulator.usbip import UsbIpServer, parse_address
-from appliance.simulator.vendor_library import COMPILER, BusWithLibraries, compiler, drivers
+from appliance.simulator.vendor_library import HINT, BusWithLibraries, compiler, drivers
 
 _SERIAL = "667788"
 _LEAVE = b"\x1d"  # Ctrl-]
@@ -124,10 +124,7 @@ def _explain(bus: Path, state: Path, exported: str) -> None:
     if not SOFTHSM.exists():
         print(f"  no built-in HSM: {SOFTHSM} is not installed (Debian package softhsm2)", flush=True)
     if compiler() is None:
-        print(
-            f"  no Luna HSMs and PKCS#11 tokens: no '{COMPILER}' is installed (Debian packages gcc, libc6-dev)",
-            flush=True,
-        )
+        print(f"  no Luna HSMs and PKCS#11 tokens: {HINT}", flush=True)
     if exported:
         host, _, port = exported.rpartition(":")
         print(f"  USB/IP   usbip --tcp-port {port} list -r {host.strip('[]')}", flush=True)

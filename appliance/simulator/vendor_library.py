@@ -16,6 +16,7 @@ from appliance.simulator.vendor_driver import VendorDriver
 
 SOURCE = Path(__file__).with_name("pkcs11_module.c")
 COMPILER = "cc"
+HINT = f"no '{COMPILER}' is installed (Debian packages gcc and libc6-dev)"
 FAMILIES = (LUNA, PKCS11)
 
 _log = get_logger(__name__)
@@ -75,9 +76,13 @@ class BusWithLibraries(UsbBus):
 @contextmanager
 def drivers(backend: object, folder: Path) -> Iterator[Mapping[Family, Path]]:
     """Serve the libraries in `folder` with the devices that the backend reaches; the library of each family served."""
-    served = {}
+    served: dict[Family, Path] = {}
+    if compiler() is None:
+        _log.warning("no C compiler for the libraries of simulated tokens", hint=HINT)
+        yield served
+        return
     with ExitStack() as stack:
-        for family in FAMILIES if compiler() else ():
+        for family in FAMILIES:
             try:
                 stack.enter_context(VendorDriver(UsbBus(backend), family, socket(folder, family)))
             except StateError as problem:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A person at the serial port resets a token of each family, and no PIN or password is left anywhere."""
 
+import json
+
 import pytest
 
 from tests.support.demo_process import DemoProcess
@@ -55,6 +57,31 @@ def test_a_token_is_listed_reset_and_read_back(kind: Kind, demo: DemoProcess, pe
     assert "State:                              zeroized" in after
     assert f"{name + ':':<36}{empty}" in after
     assert [record["outcome"] for record in demo.audit() if record["event"] == "reset-outcome"] == ["done"]
+
+
+@each_family
+@pytest.mark.parametrize("back", [False, True], ids=["pulled", "replugged"])
+def test_a_token_that_leaves_at_the_question_is_not_reset(
+    kind: Kind, back: bool, demo: DemoProcess, person: Person
+) -> None:
+    """Nor is it when it has come back: that is another plug-in."""
+    command = plug(demo, kind)
+    person.run("token backup list")
+    person.type(f"{command}\r")
+    person.read_until(r"          > $")
+    token = demo.bus / f"{kind.serial}.token"
+    away = token.rename(demo.bus.parent / "away")
+    if back:
+        away.rename(token)
+    person.type("proceed\r")
+    if kind.credential:
+        person.read_until(rf"Please enter {kind.asks}:\n> $")
+        person.type(f"{kind.credential}\r")
+    shown = person.read_until(PROMPT)
+
+    assert "Specified token was removed or replaced. Nothing was reset." in shown
+    assert FAILURE in shown
+    assert json.loads((token if back else away).read_text())["keys"]
 
 
 @each_family_with_credential
