@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 UNITS = ("appliance-console@.service", "appliance-console@.socket")
+PYTHON = "usr/lib/python3/dist-packages"
 STATE = "var/lib/appliance"
 LINKS = {
     "etc/systemd/system/getty.target.wants/appliance-console@ttyS1.service",
@@ -97,10 +98,11 @@ def test_its_dependencies_can_be_installed(package: Path) -> None:
         ("etc/ssh/sshd_config.d/appliance-console.conf", "systemd/sshd_config.d/appliance-console.conf"),
         ("usr/share/bash-completion/completions/appliance-console", "debian/completion/appliance-console"),
         ("usr/share/bash-completion/completions/lunash", "debian/completion/lunash"),
+        (f"{PYTHON}/appliance/simulator/pkcs11_module.c", "appliance/simulator/pkcs11_module.c"),
     ],
 )
 def test_a_file_is_where_debian_looks_for_it(package: Path, tmp_path: Path, path: str, source: str) -> None:
-    """Units, rules, users, catalog, configuration, sshd's rules and completions come as they are in the project."""
+    """Units, rules, users, catalog, configuration, completions, what is compiled: all come as in the project."""
     run("dpkg-deb", "--extract", package, tmp_path)
 
     assert (tmp_path / path).read_bytes() == (ROOT / source).read_bytes()

@@ -6,7 +6,7 @@ Each entry is an object with these keys; only ``do`` must be there:
 ``do``
     ``hang``    no answer any more, until the device is unplugged or its port is reset
     ``stall``   the endpoint for answers halts (STALL) until the host clears it; the answer is lost
-    ``short``   only the first ``length`` bytes of the CCID message arrive (default 12)
+    ``short``   only the first ``length`` bytes of the message arrive (default 12)
     ``vanish``  the device leaves the bus; it is back after ``back`` seconds, without that key once its file is touched
     ``slow``    the answer takes ``seconds`` (default 3), with time extensions meanwhile, at TPDU level also the card's
     ``garble``  at TPDU level, one block arrives with a wrong redundancy code: the last one of the command, or the first
@@ -19,7 +19,8 @@ Each entry is an object with these keys; only ``do`` must be there:
 ``at``
     which command: its number since the device was plugged in, counted from 1, or its name or the beginning of it, as
     ISO/IEC 7816-4 and the card's specification write it (``SELECT``, ``VERIFY``, ``TERMINATE DF``), in a YubiHSM as
-    its maker does (``CREATE SESSION``), also inside a session; every one when absent
+    its maker does (``CREATE SESSION``), also inside a session, in a Luna HSM and a PKCS#11 token as
+    pkcs11_card.py does (``TOKEN INFO``, ``LOGIN``, ``INIT TOKEN``, ``FACTORY RESET``); every one when absent
 ``when``
     ``before`` or ``after`` the command took effect on the card (default ``after``)
 ``times``
