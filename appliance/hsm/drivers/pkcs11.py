@@ -103,9 +103,13 @@ class Pkcs11Connection(Connection):
         )
 
     def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
-        """C_InitToken; a token that was never initialised holds nothing and is left so, without an SO PIN of ours."""
+        """C_InitToken; a token that was never initialised holds nothing and is left so, without an SO PIN of ours.
+
+        Raises `DeviceGone` also for one that was plugged in again: the slot and the number may be the same.
+        """
         progress("checking that it is still in its slot")
         token = present(self._library, self._found)
+        self._driver.plugged(self._attachment)
         if token.flags & TOKEN_INITIALIZED:
             if secret is None:
                 raise DeviceError("it is reset with its SO PIN only")

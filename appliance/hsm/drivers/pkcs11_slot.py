@@ -56,10 +56,10 @@ class SlotDriver(Driver):
         more than one, may be the one in it.
         """
         path, _ = self.library(attachment)
-        self._plugged(attachment)
+        self.plugged(attachment)
         with loaded(path) as library:
             tokens = library.tokens()
-            devices = self._plugged(attachment)
+            devices = self.plugged(attachment)
             yield self.connect(library, self.tie(tokens, attachment, devices), attachment)
 
     def tie(self, tokens: Collection[Token], attachment: Attachment, devices: int) -> Token:
@@ -79,7 +79,7 @@ class SlotDriver(Driver):
             f"with this device's serial number {len(matches)}; leave only this device plugged in"
         )
 
-    def _plugged(self, attachment: Attachment) -> int:
+    def plugged(self, attachment: Attachment) -> int:
         """How many devices are plugged in whose token the library may show. Raises `DeviceGone` when this one is not.
 
         Those with its ids, and every smart card reader: a library that uses them shows whatever is in any of them.
