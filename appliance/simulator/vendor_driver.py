@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +100,11 @@ class VendorDriver:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # it was shut
-                return
+            except OSError:
+                if self._closing:
+                    return
+                time.sleep(_GLANCE)  # no descriptor is free, perhaps
+                continue
             thread = threading.Thread(target=self._serve, args=[connection], name=f"{self._path.name}", daemon=True)
             with self._lock:
                 if self._closing:
@@ -178,10 +182,9 @@ class VendorDriver:
         while not slot.busy.acquire(timeout=_GLANCE):
             if self._closing or _has_left(connection):
                 return _DEVICE_ERROR, b""
+        place = Attachment("/unknown", *where, 0, self._looks.vendor_id, self._looks.product_id)
         try:
-            return _OK, self._transceive(
-                Attachment("", *where, 0, self._looks.vendor_id, self._looks.product_id), message
-            )
+            return _OK, self._transceive(place, message)
         except DeviceGone:
             return _DEVICE_REMOVED, b""
         except DeviceError as problem:

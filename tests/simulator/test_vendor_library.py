@@ -2,6 +2,7 @@
 """The libraries of simulated tokens are compiled when one is looked for, and nothing depends on a compiler but they."""
 
 import ctypes
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,16 @@ from appliance.simulator import vendor_library
 from appliance.simulator.descriptors import VENDOR_CLASS
 from appliance.simulator.families import LUNA, OPENPGP, PKCS11, Family
 from appliance.simulator.pyusb_backend import SimulatedBackend
-from appliance.simulator.vendor_library import BusWithLibraries, compile_library, compiler, drivers, library, socket
+from appliance.simulator.vendor_library import (
+    COMPILER,
+    SOURCE,
+    BusWithLibraries,
+    compile_library,
+    compiler,
+    drivers,
+    library,
+    socket,
+)
 from tests.support.token_bus import TokenBus
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="not installed: cc")
@@ -73,6 +83,14 @@ def test_a_broken_compiler_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert [look(bus, LUNA), look(bus, LUNA, PKCS11)] == [1, 1]
     assert calls(tmp_path) == 1
     assert list(tmp_path.glob("*.so")) == []
+
+
+@needs_compiler
+def test_it_compiles_without_a_warning(tmp_path: Path) -> None:
+    """Of any kind that compilers commonly have."""
+    warnings = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wcast-align", "-Wstrict-prototypes", "-Werror"]
+    command = [COMPILER, "-shared", "-fPIC", "-O2", *warnings, "-o", tmp_path / "luna.so", SOURCE]
+    subprocess.run(command, check=True)  # noqa: S603  # the compiler, on a file of ours
 
 
 @needs_compiler
