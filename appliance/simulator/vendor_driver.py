@@ -128,7 +128,7 @@ class VendorDriver:
         match packet[:1]:
             case b"L":
                 return self._list()
-            case b"X" if len(packet) >= _EXCHANGE.size + HEADER:
+            case b"X" if HEADER <= len(packet) - _EXCHANGE.size <= LONGEST_MESSAGE:
                 _, number, insertion = _EXCHANGE.unpack_from(packet)
                 code, answer = self._exchange(number, insertion, packet[_EXCHANGE.size :], connection)
                 return struct.pack("<I", code) + answer

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is particular to the simulated devices behind a PKCS#11 library: slots that are used again, numbers that differ."""
+"""What is particular to simulated devices behind a PKCS#11 library: slots used again, numbers that differ."""
 
 from pathlib import Path
 

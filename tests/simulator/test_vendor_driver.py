@@ -153,7 +153,11 @@ def test_a_device_that_was_swapped_is_not_meant(desk: Desk, library: Library) ->
     assert library.ask(0, INFO, insertion + 1)[0] == OK
 
 
-@pytest.mark.parametrize("packet", [b"?", b"X", b"X\0\0\0\0\0", b"X\0\0\0\0\0\1\0"])
+@pytest.mark.parametrize(
+    "packet",
+    [b"?", b"X", bytes.fromhex("580000000000"), bytes.fromhex("5800000000000100"), b"X" + bytes(5 + 3137)],
+    ids=["unknown", "nothing", "no message", "half a head", "too long"],
+)
 def test_what_is_no_request_is_refused(library: Library, packet: bytes) -> None:
     """And the next one is heard."""
     library.line.send(packet)

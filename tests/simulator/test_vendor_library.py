@@ -89,7 +89,7 @@ def test_a_broken_compiler_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_it_compiles_without_a_warning(tmp_path: Path) -> None:
     """Of any kind that compilers commonly have."""
     warnings = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wcast-align", "-Wstrict-prototypes", "-Werror"]
-    command = [COMPILER, "-shared", "-fPIC", "-O2", *warnings, "-o", tmp_path / "luna.so", SOURCE]
+    command = [COMPILER, "-shared", "-fPIC", "-O2", *warnings, "-o", str(tmp_path / "luna.so"), str(SOURCE)]
     subprocess.run(command, check=True)  # noqa: S603  # the compiler, on a file of ours
 
 
