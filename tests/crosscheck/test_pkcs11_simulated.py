@@ -18,13 +18,14 @@ from appliance.simulator.pkcs11_flash import SO_PIN_IN_USE, USER_PIN_IN_USE
 from appliance.simulator.vendor_library import compiler
 from tests.support.families import LUNA, PKCS11, LibraryKind
 from tests.support.token_bus import TokenBus
+from tests.support.vendor_module import needs_softhsm
 
 HASH = hashlib.sha256(b"a backup").digest()
 USER = ("--login", "--pin", USER_PIN_IN_USE)
 OFFICER = ("--login", "--login-type", "so", "--so-pin")
 P256 = ("--key-type", "EC:prime256v1", "--label", "mine", "--id", "77")
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="not installed: cc")
+pytestmark = [needs_softhsm, pytest.mark.skipif(compiler() is None, reason="not installed: cc")]
 only_pkcs11 = pytest.mark.parametrize("kind", [PKCS11], ids=["pkcs11"])
 
 

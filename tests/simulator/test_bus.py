@@ -405,10 +405,21 @@ def test_the_clock_of_attachments_never_stands_still(tmp_path: Path, monkeypatch
     assert second != [replace(first[0], address=second[0].address)]
 
 
-async def test_a_token_of_another_family_is_another_device(plugs: Plugs) -> None:
+@pytest.mark.parametrize(
+    ("family", "serial", "usb_id", "usb_serial", "product"),
+    [
+        ("smartcard-hsm", "DENK0403514", "20a0:4230", "DENK04035140000         ", "Simulated SmartCard-HSM token"),
+        ("yubihsm", "7550054", "1050:0030", "0007550054", "Simulated YubiHSM"),
+        ("luna", "496771", "1209:0001", "0000496771", "Simulated Luna Backup HSM"),
+        ("pkcs11", "A4711", "1209:0002", "A4711", "Simulated PKCS#11 token"),
+    ],
+)
+async def test_a_token_of_another_family_is_another_device(
+    plugs: Plugs, family: str, serial: str, usb_id: str, usb_serial: str, product: str
+) -> None:
     """It has ids, a name and an iSerial of its own, blanks included; also when the rest of its file is damaged."""
     path = plugs.folder / "a.token"
-    new_token(path, "DENK0403514", family="smartcard-hsm")
+    new_token(path, serial, family=family)
     await plugs.settled()
     whole = plugs.attachments
 
@@ -417,8 +428,7 @@ async def test_a_token_of_another_family_is_another_device(plugs: Plugs) -> None
     await plugs.settled()
 
     for (found,) in (whole, plugs.attachments):
-        assert (found.usb_id, found.usb_serial) == ("20a0:4230", "DENK04035140000         ")
-        assert found.product == "Simulated SmartCard-HSM token"
+        assert (found.usb_id, found.usb_serial, found.product) == (usb_id, usb_serial, product)
     device = plugs.host().device
-    assert (device.idVendor, device.idProduct, device.product) == (0x20A0, 0x4230, found.product)
+    assert (f"{device.idVendor:04x}:{device.idProduct:04x}", device.product) == (usb_id, product)
     assert device.serial_number == found.usb_serial
