@@ -3,10 +3,10 @@
  * The PKCS#11 library of simulated tokens and Luna HSMs. It knows no device: each call becomes a message to the driver
  * (vendor_driver.py), which listens at the socket beside this library, /path/luna.sock for /path/luna.so.
  *
- * A request to the driver is one packet: "L", or "X", a slot, the insertion that is meant (0: whichever) and a command to
- * the device. The answer to "L" is the number of slots, for each its flags in one byte and how often something was put
- * in, and then the slots' name; to "X", a code of PKCS#11 and the device's answer. A command has its number, the length of what
- * follows in two bytes, the highest first, and that. Other numbers have four bytes, the lowest first.
+ * A request to the driver is one packet: "L", or "X", a slot, the insertion that is meant (0: whichever) and a command
+ * to the device. The answer to "L" is the number of slots, for each its flags in one byte and how often something was
+ * put in, and then the slots' name; to "X", a code of PKCS#11 and the device's answer. A command is its number, the
+ * length of what follows in two bytes, the highest first, and that. Other numbers have four bytes, the lowest first.
  *
  * For one thread. Layouts are those of PKCS#11 2.40 on Linux.
  */
@@ -27,7 +27,13 @@ typedef unsigned long ulong_t;
 typedef unsigned char byte_t;
 
 struct version { byte_t major, minor; };
-struct info { struct version cryptoki; byte_t manufacturer[32]; ulong_t flags; byte_t description[32]; struct version library; };
+struct info {
+    struct version cryptoki;
+    byte_t manufacturer[32];
+    ulong_t flags;
+    byte_t description[32];
+    struct version library;
+};
 struct slot_info { byte_t description[64], manufacturer[32]; ulong_t flags; struct version hardware, firmware; };
 struct token_info {
     byte_t label[32], manufacturer[32], model[16], serial[16];
@@ -52,11 +58,12 @@ enum { SECURITY_OFFICER = 0, USER = 1, NOBODY = -1 };
 enum { EC_KEY_PAIR_GEN = 0x1040, ECDSA = 0x1041 };
 enum { TOKEN_INFO = 0x01, INIT_TOKEN = 0x02, LOGIN = 0x03, LOGOUT = 0x04, INIT_PIN = 0x05, FIND_OBJECTS = 0x10,
        GET_ATTRIBUTE = 0x11, GENERATE_KEY_PAIR = 0x12, SIGN = 0x13, DESTROY_OBJECT = 0x14, FACTORY_RESET = 0x20 };
-enum { MOST_SLOTS = 128, MOST_SESSIONS = 32, MOST_FOUND = 64, ACCESS = 16, LONGEST = 8192, ANSWER = 0x80, SIGNATURE = 64 };
+enum { MOST_SLOTS = 128, MOST_SESSIONS = 32, MOST_FOUND = 64 };
+enum { ACCESS = 16, SIGNATURE = 64, LONGEST = 8192, ANSWER = 0x80 };
 
 static int driver = -1;
 static byte_t packet[LONGEST]; /* to the driver, and from it */
-static size_t length;          /* of the packet in the making, or that came */
+static size_t length;          /* of the packet in the making, or that came; more than LONGEST: too long */
 
 static struct { byte_t flags; uint32_t insertion; int who; byte_t access[ACCESS]; } slots[MOST_SLOTS];
 static ulong_t slot_count;
@@ -73,7 +80,11 @@ static struct {
 
 static void put(const void *data, size_t size)
 {
-    if (length + size <= sizeof packet && size)
+    if (length > sizeof packet || size > sizeof packet - length) {
+        length = sizeof packet + 1;
+        return;
+    }
+    if (size)
         memcpy(packet + length, data, size);
     length += size;
 }
@@ -312,8 +323,11 @@ static ulong_t get_slot_info(ulong_t slot, struct slot_info *info)
 static ulong_t token_info(ulong_t slot, struct token_info *info, byte_t *patch)
 {
     const ulong_t unknown = ~0UL; /* CK_UNAVAILABLE_INFORMATION */
+    ulong_t code = look_at(slot);
+    if (code)
+        return code;
     begin(slot, 0, TOKEN_INFO);
-    ulong_t code = answer_of(64 + 4 + 5);
+    code = answer_of(64 + 4 + 5);
     if (code)
         return code;
     memset(info, 0, sizeof *info);
@@ -341,9 +355,9 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
 
 static ulong_t get_mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count)
 {
-    (void)slot;
-    if (list && *count < 2)
-        return BUFFER_TOO_SMALL;
+    ulong_t code = look_at(slot);
+    if (code || (list && *count < 2))
+        return code ? code : BUFFER_TOO_SMALL;
     if (list)
         list[0] = EC_KEY_PAIR_GEN, list[1] = ECDSA;
     *count = 2;
@@ -352,11 +366,13 @@ static ulong_t get_mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count)
 
 static ulong_t get_mechanism_info(ulong_t slot, ulong_t kind, struct mechanism_info *info)
 {
-    const ulong_t hardware = 0x1, sign = 0x800, generate = 0x10000, prime = 0x100000, named = 0x800000, plain = 0x1000000;
+    const ulong_t hardware = 0x1, signs = 0x800, generates = 0x10000;
+    const ulong_t prime_field = 0x100000, named_curve = 0x800000, not_compressed = 0x1000000;
     (void)slot;
     if (kind != EC_KEY_PAIR_GEN && kind != ECDSA)
         return MECHANISM_INVALID;
-    *info = (struct mechanism_info){256, 256, hardware | prime | named | plain | (kind == ECDSA ? sign : generate)};
+    *info = (struct mechanism_info){256, 256, hardware | prime_field | named_curve | not_compressed};
+    info->flags |= kind == ECDSA ? signs : generates;
     return OK;
 }
 
@@ -434,7 +450,7 @@ static ulong_t login(ulong_t session, ulong_t user, const byte_t *pin, ulong_t s
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
     ulong_t slot = sessions[session - 1].slot;
-    byte_t who = (byte_t)user;
+    byte_t who = user <= USER ? (byte_t)user : 0xFF;
     if (slots[slot].who != NOBODY)
         return USER_ALREADY_LOGGED_IN;
     begin(slot, sessions[session - 1].insertion, LOGIN);
@@ -558,8 +574,9 @@ static ulong_t sign(ulong_t session, const byte_t *data, ulong_t size, byte_t *s
     return code;
 }
 
-static ulong_t generate_key_pair(ulong_t session, const struct mechanism *mechanism, const struct attribute *public_template,
-                                 ulong_t public_count, const struct attribute *private_template, ulong_t private_count,
+static ulong_t generate_key_pair(ulong_t session, const struct mechanism *mechanism,
+                                 const struct attribute *public_template, ulong_t public_count,
+                                 const struct attribute *private_template, ulong_t private_count,
                                  ulong_t *public_key, ulong_t *private_key)
 {
     if (!is_open(session))
@@ -585,8 +602,9 @@ static ulong_t generate_key_pair(ulong_t session, const struct mechanism *mechan
 
 ulong_t CA_FactoryReset(ulong_t slot, ulong_t flags)
 {
-    if (flags)
-        return ARGUMENTS_BAD;
+    ulong_t code = look_at(slot);
+    if (code || flags)
+        return code ? code : ARGUMENTS_BAD;
     begin(slot, 0, FACTORY_RESET);
     return answer_of(0);
 }

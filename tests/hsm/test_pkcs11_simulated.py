@@ -7,6 +7,7 @@ import pytest
 
 from appliance.errors import DeviceError, DeviceGone, DeviceRefused, SerialMismatch
 from appliance.hsm.model import HsmState, Secret
+from appliance.hsm.pkcs11.client import loaded
 from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.vendor_library import compiler
 from tests.support.families import LUNA, PKCS11, Kind
@@ -37,6 +38,19 @@ def test_a_token_that_is_pulled_out_is_gone(kind: Kind, tmp_path: Path) -> None:
         bus.unplug()
         with pytest.raises(DeviceGone):
             connection.probe()
+
+
+def test_a_slot_that_is_not_there_is_nobody_elses(tmp_path: Path) -> None:
+    """The library takes no number for a smaller one."""
+    bus = LUNA.bus(tmp_path, 1)
+    bus.plug()
+    with LUNA.served(bus.backend) as path, loaded(path) as library:
+        assert [token.slot for token in library.tokens()] == [0]
+        for slot in (1, 256, 1 << 32):
+            with pytest.raises(DeviceGone):
+                library.factory_reset(slot)
+
+    assert bus.flash.keys
 
 
 def test_a_luna_with_two_numbers_is_not_reset(tmp_path: Path) -> None:
