@@ -39,9 +39,7 @@ def socket(folder: Path, family: Family) -> Path:
 
 def compile_library(program: str, path: Path) -> None:
     """Make the library of any of the families: which it is of is said by its name alone. Raises `NotDone`."""
-    unfinished = path.with_suffix(".new")
-    run(program, "-shared", "-fPIC", "-O1", "-o", str(unfinished), str(SOURCE))
-    unfinished.replace(path)
+    run(program, "-shared", "-fPIC", "-o", str(path), str(SOURCE))
 
 
 class BusWithLibraries(UsbBus):
@@ -67,10 +65,19 @@ class BusWithLibraries(UsbBus):
             if program is None or tried:
                 return
             try:
-                for family in FAMILIES:
-                    compile_library(program, library(self._folder, family))
+                self._make(program)
             except (NotDone, OSError) as problem:
                 _log.warning("library of simulated tokens not compiled", reason=str(problem))
+
+    def _make(self, program: str) -> None:
+        """One for all, in a moment: whoever asks for devices waits, and a list of tokens waits for him but shortly."""
+        made = self._folder / "library.new"
+        compile_library(program, made)
+        for family in FAMILIES:
+            path = library(self._folder, family)
+            path.unlink(missing_ok=True)  # an old one may be at work in some process
+            shutil.copy(made, path)
+        made.unlink()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ def listed(folder: Path, programs: Path) -> tuple[str, str]:
         demo.token("496771", 1, family="luna")
         with Person(demo.port) as person:
             person.log_in_first()
-            return person.run("token backup list"), demo.log.read_text()
+            return person.list_tokens(), demo.log.read_text()
 
 
 def test_without_a_compiler_such_tokens_are_not_listed(tmp_path: Path) -> None:

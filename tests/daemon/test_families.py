@@ -42,7 +42,7 @@ def test_a_token_is_listed_reset_and_read_back(kind: Kind, demo: DemoProcess, pe
     """Plugged in, shown with its model, firmware and tries, reset as it is asked for, and then shown as empty."""
     command = plug(demo, kind)
 
-    listed = person.run("token backup list")
+    listed = person.list_tokens()
     before = person.run(f"token backup show -serial {kind.serial}")
     done = asked(person, kind, command, kind.credential)
     after = person.run(f"token backup show -serial {kind.serial}")
@@ -66,7 +66,7 @@ def test_a_token_that_leaves_at_the_question_is_not_reset(
 ) -> None:
     """Nor is it when it has come back: that is another plug-in."""
     command = plug(demo, kind)
-    person.run("token backup list")
+    person.list_tokens()
     person.type(f"{command}\r")
     person.read_until(r"          > $")
     token = demo.bus / f"{kind.serial}.token"
@@ -88,6 +88,7 @@ def test_a_token_that_leaves_at_the_question_is_not_reset(
 def test_a_wrong_credential_is_told_with_what_is_left(kind: Kind, demo: DemoProcess, person: Person) -> None:
     """It costs one try, where they are counted, as the next question says; no secret is shown or written anywhere."""
     command = plug(demo, kind)
+    person.list_tokens()
 
     refused = asked(person, kind, command, kind.wrong_credential)
     done = asked(person, kind, command, kind.credential)

@@ -69,6 +69,13 @@ class Person:
         self.type(f"{line}\r")
         return self.read_until(PROMPT)
 
+    def list_tokens(self) -> str:
+        """What `token backup list` shows once every token that is plugged in has answered."""
+        deadline = time.monotonic() + self._patience
+        while "it has not answered yet" in (shown := self.run("token backup list")):
+            assert time.monotonic() < deadline, shown
+        return shown
+
     def answer(self, line: str, *answers: str) -> str:
         """Type one command, and what it asks for: PINs, passwords, `proceed`; everything up to the next prompt."""
         self.type(f"{line}\r")
