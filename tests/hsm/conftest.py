@@ -3,19 +3,14 @@
 
 import os
 from collections.abc import AsyncIterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest_asyncio
 
 from tests.support.manager_house import HERE, THERE, Build, House, builder
 
-# What erases a device of somebody else's is collected only where such a device was named, and what needs Yubico's
-# package only where that is: Debian has none.
-collect_ignore = [
-    *([] if os.environ.get("APPLIANCE_USBIP") else ["test_foreign_firmware.py"]),
-    *([] if find_spec("yubihsm") else ["test_yubihsm.py", "test_yubihsm_simulated.py"]),
-]
+# What erases a device of somebody else's is collected only where such a device was named.
+collect_ignore = [] if os.environ.get("APPLIANCE_USBIP") else ["test_foreign_firmware.py"]
 
 
 @pytest_asyncio.fixture

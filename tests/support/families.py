@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device families that the suites run through the same cases: a new one is a line of `FAMILIES`.
 
-That of the YubiHSM 2 is there where Yubico's package is, those behind a PKCS#11 library where a C compiler is.
+Those behind a PKCS#11 library are there where a C compiler is.
 """
 
 import re
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -203,12 +202,7 @@ PKCS11 = LibraryKind(
     tells=("Public Objects", "0"),
     busy=DeviceError,
 )
-KINDS = (
-    OPENPGP,
-    SMARTCARD_HSM,
-    *([YUBIHSM] if find_spec("yubihsm") else []),
-    *([LUNA, PKCS11] if compiler() else []),
-)
+KINDS = (OPENPGP, SMARTCARD_HSM, YUBIHSM, *([LUNA, PKCS11] if compiler() else []))
 FAMILIES = {kind.driver.family: kind for kind in KINDS}
 AT_LEVELS = [(kind, level) for kind in KINDS for level in kind.levels]
 
