@@ -2,7 +2,8 @@
 """Runs on the appliance, as root: plugs devices into its kernel as usbip(8) does, many of them in one go.
 
 ``usbip attach`` takes half a second for each under emulation, and fails while the kernel is at work on another one.
-Of many that come at once the kernel enumerates some a second time, seconds later; hence the choice.
+Of many that come at once the kernel enumerates some a second time, seconds later; hence the choice. A device that has
+restarted is plugged in where it was. The port of each device is printed.
 """
 
 import socket
@@ -29,13 +30,13 @@ def ports(wanted: str) -> Iterator[str]:
                 yield port
 
 
-def await_address(port: str) -> None:
-    """The kernel has begun to talk to what is plugged in."""
+def await_state(port: str, state: str) -> None:
+    """The kernel has begun to talk to what is plugged in, or is done with what was."""
     for _ in range(MOST_LOOKS):
-        if port in ports(USED):
+        if port in ports(state):
             return
         time.sleep(0.02)  # the kernel tells nobody
-    sys.exit(f"the kernel does not look at port {port}")
+    sys.exit(f"port {port} does not come to state {state}")
 
 
 def attach(server: tuple[str, int], bus_id: str, port: str) -> None:
@@ -52,10 +53,16 @@ def attach(server: tuple[str, int], bus_id: str, port: str) -> None:
 
 if __name__ == "__main__":
     how, host, number, *wanted = sys.argv[1:]
-    free = [*ports(FREE)]
+    if how == "again":
+        *wanted, was = wanted
+        await_state(was, FREE)
+        free = [was]
+    else:
+        free = [*ports(FREE)]
     if len(free) < len(wanted):
         sys.exit(f"only {len(free)} ports are free")
     for bus_id, port in zip(wanted, free, strict=False):
         attach((host, int(number)), bus_id, port)
-        if how == "one-by-one":
-            await_address(port)
+        print(port)
+        if how != "at-once":
+            await_state(port, USED)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's disk: a minimal Debian 12 by mmdebstrap with our package installed in it as an integrator would.
 
+Beside it is Yubico's package, which Debian has not: that of the environment in which the tests run.
+
 Both are kept below .tests/appliance under a hash of what they were made from, and made anew when that changed.
 """
 
@@ -10,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackagePath, distribution
 from pathlib import Path
 
 from tests.support import debian_package
@@ -26,6 +29,7 @@ _PACKAGES = (
     *("linux-image-amd64", "systemd-sysv", "udev", "kmod", "dbus", "openssh-server", "psmisc"),
     # What our package depends on; the Python packages are Debian's.
     *("libusb-1.0-0", "python3-pyudev", "python3-serial", "python3-structlog", "python3-usb"),
+    "python3-cryptography",  # what Yubico's package needs of Debian's
     "usbip",  # the hand that plugs
     *("gnupg", "scdaemon", "opensc", "pcscd", "libccid", "softhsm2"),  # other people's clients of the devices
 )
@@ -33,6 +37,7 @@ _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources")  
 # The root file system is all that the first stage of the boot has to find.
 _MODULES = r"virtio_pci\nvirtio_blk\next4\n"
 _UNWANTED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*", "/lib/modules/*/kernel/drivers/gpu/*")
+_LOCAL_PACKAGES = "usr/local/lib/python3.11/dist-packages"  # where Debian's pip installs to, as root
 _DISK = "2G"
 _NETWORK = "[Match]\nName=en*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
 _TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer")
@@ -61,7 +66,8 @@ def image() -> Image:
     """The image of the project as it is now; it is built if it is not there."""
     CACHE.mkdir(parents=True, exist_ok=True)
     base = _kept("base", hashlib.sha256(repr(_bootstrap("")).encode()).hexdigest()[:16], _build_base)
-    made_from = _hash_of([base, Path(__file__), Path(debian_package.__file__), *_sources_of_package()])
+    yubicos = [Path(str(file.locate())) for file in _yubicos_package()]
+    made_from = _hash_of([base, Path(__file__), Path(debian_package.__file__), *_sources_of_package(), *yubicos])
     folder = _kept("disk", made_from, lambda folder: _build_disk(folder, base))
     return Image(folder / "disk", folder / "vmlinuz", folder / "initrd", folder / "key", folder / "package.deb")
 
@@ -85,13 +91,18 @@ def _hash_of(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         content = b"" if path.is_dir() else path.read_bytes()
-        digest.update(b"%s %d\n" % (bytes(path.relative_to(ROOT)), len(content)) + content)
+        digest.update(b"%s %d\n" % (os.path.relpath(path, ROOT).encode(), len(content)) + content)
     return digest.hexdigest()[:16]
 
 
 def _sources_of_package() -> list[Path]:
     """The files of the project that the package is made of."""
     return [path for path in tracked_files() if path.relative_to(ROOT).parts[0] not in ("tests", ".ci")]
+
+
+def _yubicos_package() -> list[PackagePath]:
+    """The files of Yubico's package, without what Python made of them."""
+    return [file for file in distribution("yubihsm").files or () if file.suffix != ".pyc"]
 
 
 def _build_base(folder: Path) -> None:
@@ -123,6 +134,7 @@ def _build_disk(folder: Path, base: Path) -> None:
         shutil.copy(package, folder / "package.deb")
         shutil.rmtree(built.parent)
         _install(root, package)
+        _install_yubicos_package(root)
         _configure(root, key.with_suffix(".pub").read_text())
         for wanted, found in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
             shutil.copy(next((root / "boot").glob(found)), folder / wanted)
@@ -138,6 +150,15 @@ def _install(root: Path, package: Path) -> None:
     policy.chmod(0o755)
     run("chroot", str(root), "dpkg", "--install", f"/{package.relative_to(root)}")
     policy.unlink()
+
+
+def _install_yubicos_package(root: Path) -> None:
+    """Install as README says, less the network: what pip would fetch and compile is put where pip would put it."""
+    for file in _yubicos_package():
+        target = root / _LOCAL_PACKAGES / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.locate(), target)
+    run("chroot", str(root), "python3", "-m", "compileall", "-q", f"/{_LOCAL_PACKAGES}")
 
 
 def _configure(root: Path, key: str) -> None:

@@ -37,6 +37,7 @@ class Tokens:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._changed = asyncio.Event()  # something on the simulated bus
         self._port = 0
+        self._places: dict[str, tuple[str, str]] = {}  # where each was plugged in last: its bus id here, its port there
         folder.mkdir()
 
     def __enter__(self) -> Self:
@@ -70,9 +71,20 @@ class Tokens:
 
     def plug(self, *names: str, at_once: bool = False) -> None:
         """Plug tokens in, each when the kernel has begun to look at the one before, or all at once."""
-        how = "at-once" if at_once else "one-by-one"
-        words = ["python3", "-", how, _HOST, str(self._port), *map(self._bus_id, names)]
-        self._appliance.run(shlex.join(words), text=_ATTACH.read_text())
+        bus_ids = [*map(self._bus_id, names)]
+        ports = self._attach("at-once" if at_once else "one-by-one", *bus_ids)
+        self._places |= zip(names, zip(bus_ids, ports, strict=True), strict=True)
+
+    def restarted(self, name: str) -> None:
+        """Wait until a token that restarts has left the bus and is at hand again."""
+        before, _ = self._places[name]
+        self._wait(lambda: self._found(name) not in ("", before))
+
+    def plug_again(self, name: str) -> None:
+        """Plug a token in where it was, as one that restarts stays in its socket."""
+        bus_id, (_, port) = self._bus_id(name), self._places[name]
+        self._attach("again", bus_id, port)
+        self._places[name] = bus_id, port
 
     def attach_command(self, name: str) -> str:
         """What root would type over there to plug a token in."""
@@ -97,11 +109,18 @@ class Tokens:
             path.unlink()
         self._wait(lambda: not self._bus.plugged())
 
+    def _attach(self, how: str, *words: str) -> list[str]:
+        """Run what plugs in over there; the ports in which it did."""
+        command = ["python3", "-", how, _HOST, str(self._port), *words]
+        return self._appliance.run(shlex.join(command), text=_ATTACH.read_text()).split()
+
     def _bus_id(self, name: str) -> str:
+        return self._wait(lambda: self._found(name))
+
+    def _found(self, name: str) -> str:
+        """The bus id of a token that is at hand or plugged in, else ""; called in the loop's thread."""
         place = f"/{name}{SUFFIX}"
-        return self._wait(
-            lambda: next((Export(at).bus_id for at, _ in self._bus.plugged() if at.sys_path.endswith(place)), "")
-        )
+        return next((Export(at).bus_id for at, _ in self._bus.plugged() if at.sys_path.endswith(place)), "")
 
     async def _start(self) -> None:
         self._bus = FolderBus(self._folder)
