@@ -21,7 +21,7 @@ from appliance.errors import (
     StateError,
     UnknownSerial,
 )
-from appliance.hsm.attempts import Attempts
+from appliance.hsm.attempts import CHANGED, Attempt, Attempts, left
 from appliance.hsm.drivers import Connection, Progress
 from appliance.hsm.drivers.builtin import BuiltinConnection
 from appliance.hsm.manager import Manager
@@ -35,8 +35,6 @@ _log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_CHANGED = "it is not what it was any more"
-
 
 class Zeroized(ApplianceError):
     """The HSM refused the password of the last attempt: what the reset came to."""
@@ -44,20 +42,6 @@ class Zeroized(ApplianceError):
     def __init__(self, report: Report) -> None:
         super().__init__(f"{report.outcome}: {report.reason}" if report.reason else str(report.outcome))
         self.report = report
-
-
-class NoAttemptLeft(DeviceError):
-    """No password is tried any more. Only a person's reset helps: that the last ones were wrong nobody has said."""
-
-    def __init__(self) -> None:
-        super().__init__("no login attempt is left; 'hsm factoryReset' resets it")
-
-
-class AttemptsDropped(DeviceError):
-    """Fewer attempts are left than the person was shown; the password was not tried."""
-
-    def __init__(self) -> None:
-        super().__init__("another login has failed meanwhile")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +99,7 @@ class BuiltinHsm:
         probe = device.probe
         if probe is None:
             raise DeviceError(device.problem or "it has not answered yet")
-        return await in_thread(lambda: self._left(probe), "attempts")
+        return await in_thread(lambda: left(self._attempts, probe), "attempts")
 
     async def log_in(self, secret: Secret, person: Person, shown: int) -> None:
         """Log the security officer in, for this session; `shown` is how many attempts the person knows of.
@@ -165,9 +149,6 @@ class BuiltinHsm:
             raise UnknownSerial("")
         return device
 
-    def _left(self, probe: Probe) -> int:
-        return min(self._attempts.left(_name(probe)), 1 if probe.final_try else self._attempts.most)
-
     async def _begin_anew(self) -> None:
         """It is blank: nobody is logged in, and whoever initialises it has every attempt."""
         self._logged_in = set()
@@ -177,10 +158,10 @@ class BuiltinHsm:
             _log.error("attempts could not be forgotten", reason=str(problem))
 
     async def _log_in(self, secret: Secret, person: Person, shown: int) -> set[Person]:
-        here, beginning = self._logged_in, Beginning()
+        here, beginning, attempt = self._logged_in, Beginning(), Attempt(self._attempts, shown)
 
         def work(connection: BuiltinConnection) -> None:
-            self._try(connection, shown, beginning.pass_it, lambda before: connection.log_in(secret, before))
+            attempt.make(connection, beginning.pass_it, lambda before: connection.log_in(secret, before))
 
         try:
             await self._operate(work)
@@ -195,7 +176,7 @@ class BuiltinHsm:
         return here
 
     async def _initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
-        known, beginning = self._existing(), Beginning()
+        known, beginning, attempt = self._existing(), Beginning(), Attempt(self._attempts, shown)
         blank = known.state is HsmState.ZEROIZED
         if not blank and person not in self._logged_in:
             raise NotLoggedIn("its security officer is not logged in")
@@ -213,11 +194,11 @@ class BuiltinHsm:
 
         def work(connection: BuiltinConnection) -> Report:
             if not blank:
-                self._try(connection, shown, begin, lambda before: connection.initialize(label, secret, before))
+                attempt.make(connection, begin, lambda before: connection.initialize(label, secret, before))
             elif connection.probe().state is HsmState.ZEROIZED:  # or a password would be tried uncounted
                 connection.initialize(label, secret, first)
             else:
-                raise DeviceError(_CHANGED)
+                raise DeviceError(CHANGED)
             return _judged(connection.probe(), label, connection.remains())
 
         try:
@@ -238,47 +219,6 @@ class BuiltinHsm:
         else:
             await self._record_init(report, person)
         return report
-
-    def _try(
-        self,
-        connection: BuiltinConnection,
-        shown: int,
-        begin: Callable[[], None],
-        call: Callable[[Callable[[], None]], None],
-    ) -> None:
-        """Let `call` give the HSM a password; it spends an attempt, which a right one, or no answer on it, gives back.
-
-        Blocks. Raises `NoAttemptLeft` and `AttemptsDropped`, and then the password was not tried; `SecretRefused`, or
-        whatever else it comes to: then nobody knows, and the attempt is spent.
-        """
-        probe = connection.probe()
-        if probe.state is HsmState.ZEROIZED:
-            raise DeviceError(_CHANGED)
-        hsm, left = _name(probe), self._left(probe)
-        counted = self._attempts.left(hsm)
-        if not left:
-            raise NoAttemptLeft
-        if left < shown:
-            raise AttemptsDropped
-
-        def before() -> None:
-            begin()
-            self._attempts.spend(hsm)
-
-        try:
-            call(before)
-        except SecretRefused:
-            raise
-        except DeviceRefused:
-            self._give_back(hsm, counted)
-            raise
-        self._give_back(hsm, self._attempts.most)
-
-    def _give_back(self, hsm: str, left: int) -> None:
-        try:
-            self._attempts.set(hsm, left)
-        except StateError as problem:  # it has been spent, then, which only makes them fewer
-            _log.error("attempt could not be given back", reason=str(problem))
 
     async def _zeroize_after(self, problem: ApplianceError, person: Person) -> None:
         """What a refused password leads to: the reset when it was the last, or when the HSM has zeroized itself.
@@ -326,11 +266,6 @@ class BuiltinHsm:
             await self._audit.record(event, actor=person.actor, origin=person.origin, **fields)
         except StateError as problem:
             _log.error("audit record lost", audited=event, reason=str(problem))
-
-
-def _name(probe: Probe) -> str:
-    """What tells one HSM from another; a token of SoftHSM's has no number of its own but the one it tells."""
-    return f"{probe.serial} {probe.told}".strip()
 
 
 def _contents(device: Device) -> tuple[object, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import DeviceError, NotLoggedIn, SecretRefused, StateError
-from appliance.hsm.builtin import AttemptsDropped, NoAttemptLeft, Person, Zeroized
+from appliance.hsm.attempts import AttemptsDropped, NoAttemptLeft
+from appliance.hsm.builtin import Person, Zeroized
 from appliance.hsm.drivers import builtin as drivers
 from appliance.hsm.model import HsmState, Outcome, Secret
 from appliance.hsm.pkcs11 import client

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import DeviceError, DeviceTimeout, ProtocolError, SecretRefused
-from appliance.hsm.builtin import NoAttemptLeft, Zeroized
+from appliance.hsm.attempts import NoAttemptLeft
+from appliance.hsm.builtin import Zeroized
 from appliance.hsm.model import HsmState, Outcome
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.codes import error

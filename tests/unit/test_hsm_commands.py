@@ -23,7 +23,8 @@ from appliance.errors import (
     SecretRefused,
     StateError,
 )
-from appliance.hsm.builtin import AttemptsDropped, BuiltinHsm, Zeroized
+from appliance.hsm.attempts import AttemptsDropped
+from appliance.hsm.builtin import BuiltinHsm, Zeroized
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report

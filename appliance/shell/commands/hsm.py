@@ -22,7 +22,8 @@ from appliance.errors import (
     Timeout,
     UnknownSerial,
 )
-from appliance.hsm.builtin import AttemptsDropped, NoAttemptLeft, Zeroized
+from appliance.hsm.attempts import AttemptsDropped, NoAttemptLeft
+from appliance.hsm.builtin import Zeroized
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled
