@@ -182,7 +182,8 @@ class Daemon:
 
     def _patience_usec(self) -> int:
         """How long the end may take: a reset that runs is not cut short, nor one that a login just now leads to."""
-        operations = 3 if self._services.builtin.busy else int(self._manager.busy)  # it, the question after it, a reset
+        logins = 3 * self._services.builtin.busy  # it, the question after it, a reset
+        operations = logins + self._manager.busy  # for which that may be waiting
         return int((operations * self._config.hsm.operation_timeout + _MARGIN) * 1_000_000) if operations else 0
 
     def _check_hearing(self) -> None:

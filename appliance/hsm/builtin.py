@@ -62,6 +62,7 @@ class BuiltinHsm:
         self._logged_in: set[Person] = set()  # another set, whenever what they have logged in to is gone
         self._work: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()  # an attempt and what follows from it, before the next one
+        self._queue = asyncio.Lock()  # where all but a reset wait for the turn: it goes before whoever waits here
 
     @property
     def busy(self) -> bool:
@@ -79,7 +80,7 @@ class BuiltinHsm:
 
     async def refresh(self) -> None:
         """Ask it what it is now, when nothing else is being done with it. Raises what `Manager.refresh` raises."""
-        async with self._turn:
+        async with self._queue, self._turn:
             device = self._existing()
             await self._manager.refresh(device)
             await self._manager.answered(device)
@@ -127,10 +128,16 @@ class BuiltinHsm:
         return await self._to_the_end(self._initialize(label, secret, person, shown))
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:
-        """Reset it like any HSM; what is known of it afterwards is what it says then.
+        """Reset it like any HSM, before all who wait; what is known of it afterwards is what it says then.
 
-        Raises what `Manager.factory_reset` raises.
+        It waits for what is being done with it, which has its own time limit. Raises what `Manager.factory_reset`
+        raises.
         """
+        async with self._turn:
+            return await self._reset(person, progress)
+
+    async def _reset(self, person: Person, progress: Progress) -> Report:
+        """As above, by whoever has the turn."""
 
         def begun(step: str) -> None:  # in the thread, with every step: no driver has one before the intent
             self._logged_in = set()
@@ -229,7 +236,7 @@ class BuiltinHsm:
             return
         zeroized = self._existing().state is HsmState.ZEROIZED
         if zeroized or (problem.status == PIN_INCORRECT and not await self.attempts_left()):
-            raise Zeroized(await self.factory_reset(person, lambda _: None))
+            raise Zeroized(await self._reset(person, lambda _: None))
 
     async def _operate(self, call: Callable[[BuiltinConnection], T]) -> T:
         def narrowed(connection: Connection) -> T:
@@ -250,7 +257,7 @@ class BuiltinHsm:
         return await asyncio.shield(task)
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
-        async with self._turn:
+        async with self._queue, self._turn:
             return await work
 
     def _told(self) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-in HSM with a real SoftHSM: initialised and reset, whatever goes wrong."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from appliance.audit import verify
 from appliance.errors import DeviceError, DeviceRefused, NotLoggedIn, UnknownSerial
 from appliance.hsm.drivers import builtin as drivers
-from appliance.hsm.model import HsmClass, HsmState, Outcome, Secret
+from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
+from appliance.hsm.reset import Report
 from tests.support.builtin_house import LABEL, OTHER, WRONG, builtin_house, fail, keys, killed, records, tool
-from tests.support.vendor_module import SO_PIN, USER_PIN, needs_softhsm
+from tests.support.vendor_module import BOUND, SO_PIN, USER_PIN, needs_softhsm
 
 pytestmark = needs_softhsm
 
@@ -95,6 +97,43 @@ async def test_a_password_that_it_does_not_take_destroys_nothing(tmp_path: Path)
             await house.initialize(pin="abc")
 
     assert (shortest, records(house, "reset-intent")) == (4, [])
+
+
+async def test_questions_do_not_keep_a_reset_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the one that the HSM is being asked, and goes before all others; none of them fails."""
+    order: list[str] = []
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        house.with_key()
+        first, gate, real = asyncio.Event(), asyncio.Event(), house.manager.refresh
+
+        async def held(device: Device) -> None:
+            first.set()
+            await gate.wait()
+            await real(device)
+
+        async def question(number: int) -> None:
+            await house.hsm.refresh()
+            order.append(f"question {number}")
+
+        async def reset() -> Report:
+            report = await house.reset()
+            order.append("reset")
+            return report
+
+        monkeypatch.setattr(house.manager, "refresh", held)
+        async with asyncio.timeout(BOUND), asyncio.TaskGroup() as group:
+            group.create_task(question(1))
+            await first.wait()
+            group.create_task(question(2))
+            group.create_task(question(3))
+            await asyncio.sleep(0)
+            report = group.create_task(reset())
+            await asyncio.sleep(0)
+            gate.set()
+
+    assert (report.result().outcome, keys(tmp_path)) == (Outcome.DONE, 0)
+    assert order == ["question 1", "reset", "question 2", "question 3"]
 
 
 async def test_what_a_killed_reset_has_left_is_removed(tmp_path: Path) -> None:

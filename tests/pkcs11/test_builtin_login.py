@@ -148,6 +148,21 @@ async def test_two_who_log_in_at_once_take_turns(tmp_path: Path, held: HeldLogin
         assert (house.device.state, await house.hsm.attempts_left()) == (HsmState.INITIALIZED, 3)
 
 
+async def test_a_login_keeps_no_reset_from_it(tmp_path: Path, held: HeldLogin) -> None:
+    """One that is under way ends first, and is of no use afterwards."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        held.hold()
+        login = asyncio.create_task(house.log_in())
+        await asyncio.to_thread(held.reached.wait, BOUND)
+        reset = asyncio.create_task(house.reset())
+        await asyncio.sleep(0)
+        held.released.set()
+        _, report = await asyncio.gather(login, reset)
+
+        assert (report.outcome, house.hsm.logged_in()) == (Outcome.DONE, False)
+
+
 async def test_a_password_is_not_tried_where_it_would_not_count(tmp_path: Path) -> None:
     """An HSM that another program has initialised since it was asked is not taken for a zeroized one."""
     async with builtin_house(tmp_path) as house:
@@ -282,7 +297,7 @@ async def test_a_reset_between_a_login_and_its_answer_logs_out(tmp_path: Path, m
         record = house.hsm._record
 
         async def late(event: str, person: Person, **fields: str) -> None:
-            await house.reset()
+            await house.hsm._reset(ADMIN, lambda _: None)
             await record(event, person, **fields)
 
         monkeypatch.setattr(house.hsm, "_record", late)
