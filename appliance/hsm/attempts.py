@@ -90,6 +90,7 @@ class Attempt:
     def __init__(self, attempts: Attempts, shown: int) -> None:
         self._attempts = attempts
         self._shown = shown
+        self.last = False  # it was made, and no other is left when it was wrong
 
     def make(
         self, connection: Connection, begin: Callable[[], None], call: Callable[[Callable[[], None]], None]
@@ -113,6 +114,7 @@ class Attempt:
         def before() -> None:
             begin()
             self._attempts.spend(hsm)
+            self.last = counted == 1
 
         try:
             call(before)

@@ -177,7 +177,7 @@ class BuiltinHsm:
             self._logged_in.discard(person)
             await self._record("hsm-login", person, outcome="not done", reason=str(problem))
             if begun:
-                await self._zeroize_after(problem, person)
+                await self._zeroize_after(problem, person, attempt)
             raise
         await self._record("hsm-login", person, outcome="done")
         return here
@@ -218,7 +218,7 @@ class BuiltinHsm:
             report = Report(Outcome.UNKNOWN if begun and not refused else Outcome.NOT_DONE, str(problem), "")
             await self._record_init(report, person)
             if begun and not blank:
-                await self._zeroize_after(problem, person)
+                await self._zeroize_after(problem, person, attempt)
             if report.outcome is Outcome.NOT_DONE:
                 if blank and isinstance(problem, SecretRefused):  # there is none that it could differ from
                     raise DeviceRefused("it does not take this password", problem.status) from problem
@@ -227,16 +227,21 @@ class BuiltinHsm:
             await self._record_init(report, person)
         return report
 
-    async def _zeroize_after(self, problem: ApplianceError, person: Person) -> None:
+    async def _zeroize_after(self, problem: ApplianceError, person: Person, attempt: Attempt) -> None:
         """What a refused password leads to: the reset when it was the last, or when the HSM has zeroized itself.
 
-        Raises `Zeroized` then.
+        What was known before the password counts: the HSM need not answer any more. Raises `Zeroized` then.
         """
         if not isinstance(problem, DeviceRefused):
             return
         zeroized = self._existing().state is HsmState.ZEROIZED
-        if zeroized or (problem.status == PIN_INCORRECT and not await self.attempts_left()):
-            raise Zeroized(await self._reset(person, lambda _: None))
+        if not zeroized and not (attempt.last and problem.status == PIN_INCORRECT):
+            return
+        try:
+            report = await self._reset(person, lambda _: None)
+        except ApplianceError as obstacle:  # it takes no login, and is what it was
+            report = Report(Outcome.NOT_DONE, str(obstacle), "")
+        raise Zeroized(report) from problem
 
     async def _operate(self, call: Callable[[BuiltinConnection], T]) -> T:
         def narrowed(connection: Connection) -> T:

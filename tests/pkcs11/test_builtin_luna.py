@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import DeviceError, DeviceTimeout, ProtocolError, SecretRefused
-from appliance.hsm.attempts import NoAttemptLeft
+from appliance.hsm.attempts import Attempts, NoAttemptLeft
 from appliance.hsm.builtin import Zeroized
-from appliance.hsm.model import HsmState, Outcome
+from appliance.hsm.model import Device, HsmState, Outcome
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.codes import error
 from tests.support.builtin_house import LABEL, WRONG, builtin_house, fail, luna, records
@@ -125,6 +125,38 @@ async def test_a_locked_password_is_no_wrong_one(vendor: VendorModule, tmp_path:
             await house.log_in()
 
     assert (vendor.keys(), records(house, "reset-intent")) == (1, [])
+
+
+@pytest.mark.parametrize(("crashes", "outcome"), [(1, Outcome.DONE), (9, Outcome.NOT_DONE)])
+async def test_the_last_wrong_password_zeroizes_an_hsm_that_does_not_answer_after_it(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crashes: int, outcome: Outcome
+) -> None:
+    """The question that follows is lost: the reset is ordered all the same, and tells what it came to."""
+    spend = Attempts.spend
+
+    def spent(attempts: Attempts, hsm: str) -> None:
+        spend(attempts, hsm)
+        vendor.tell("fault-C_GetTokenInfo", "crash")
+
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await fail(house, 2)
+        answered, seen, name = house.manager.answered, [], house.name
+
+        async def once(device: Device) -> None:
+            await answered(device)
+            seen.append(house.device.problem)
+            if len(seen) == crashes:
+                vendor.untell("fault-C_GetTokenInfo")
+
+        monkeypatch.setattr(Attempts, "spend", spent)
+        monkeypatch.setattr(house.manager, "answered", once)
+        with pytest.raises(Zeroized) as raised:
+            await house.log_in(WRONG)
+
+    report = raised.value.report
+    assert "crashed" in seen[0]
+    assert (report.outcome, "crashed" in report.reason) == (outcome, outcome is not Outcome.DONE)
+    assert (vendor.keys(), house.attempts.left(name)) == ((0, 3) if outcome is Outcome.DONE else (1, 0))
 
 
 async def test_a_fault_before_the_password_costs_nothing(
