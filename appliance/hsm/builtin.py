@@ -119,11 +119,13 @@ class BuiltinHsm:
         await self._record("hsm-logout", person)
         return True
 
-    async def initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
+    async def initialize(self, label: str, secret: Secret, person: Person, shown: int | None) -> Report:
         """Give the HSM a label, and its first password where it is zeroized; else destroy what is in it.
 
         What is initialised needs a login of this session, and the password once more, which is an attempt like a
-        login. Raises what `log_in` raises, and `NotLoggedIn`; once something may be destroyed there is a report.
+        login; `shown` is how many the person knows of, None where the HSM was shown as zeroized. One that is not what
+        was shown is left alone: the person was asked for another password. Raises what `log_in` raises, and
+        `NotLoggedIn`; once something may be destroyed there is a report.
         """
         return await self._to_the_end(self._initialize(label, secret, person, shown))
 
@@ -182,9 +184,11 @@ class BuiltinHsm:
         await self._record("hsm-login", person, outcome="done")
         return here
 
-    async def _initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
-        known, beginning, attempt = self._existing(), Beginning(), Attempt(self._attempts, shown)
-        blank = known.state is HsmState.ZEROIZED
+    async def _initialize(self, label: str, secret: Secret, person: Person, shown: int | None) -> Report:
+        known, beginning, attempt = self._existing(), Beginning(), Attempt(self._attempts, shown or 0)
+        blank = shown is None
+        if not blank and known.state is HsmState.ZEROIZED:
+            raise DeviceError(CHANGED)
         if not blank and person not in self._logged_in:
             raise NotLoggedIn("its security officer is not logged in")
 

@@ -175,6 +175,20 @@ async def test_a_password_is_not_tried_where_it_would_not_count(tmp_path: Path) 
     assert records(house, "hsm-init-intent") == []
 
 
+async def test_the_password_of_an_hsm_that_was_reset_becomes_no_first_one(tmp_path: Path) -> None:
+    """Who was asked for the password of what is initialised sets none on the blank HSM that it has become meanwhile."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        await house.hsm.log_in(Secret(SO_PIN), OTHER, 3)
+        shown = await house.hsm.attempts_left()
+        await house.reset()
+        with pytest.raises(DeviceError, match="not what it was"):
+            await house.hsm.initialize("theirs", Secret(WRONG), OTHER, shown)
+
+        assert house.device.state is HsmState.ZEROIZED
+    assert len(records(house, "hsm-init-intent")) == 1
+
+
 async def test_an_attempt_is_spent_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the power fails as the password is given to the HSM, the attempt stands on disk as failed."""
     seen: list[str] = []

@@ -21,7 +21,7 @@ from appliance.hsm.drivers import Driver
 from appliance.hsm.drivers.builtin import BuiltinLunaDriver, builtin
 from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Device, Secret
+from appliance.hsm.model import Device, HsmState, Secret
 from appliance.hsm.reset import Report
 from appliance.hsm.usb import UsbBus
 from tests.support.luna_house import BOUND, Plugs
@@ -59,8 +59,9 @@ class BuiltinHouse:
         return f"{self.device.serial} {self.device.probe.told}".strip()
 
     async def initialize(self, label: str = LABEL, pin: str = SO_PIN, shown: int = 1) -> Report:
-        """Initialise it."""
-        return await self.hsm.initialize(label, Secret(pin), ADMIN, shown)
+        """Initialise it, as one who was shown what it is, and that many attempts where it has a password."""
+        blank = self.device.state is HsmState.ZEROIZED
+        return await self.hsm.initialize(label, Secret(pin), ADMIN, None if blank else shown)
 
     async def log_in(self, pin: str = SO_PIN, shown: int = 1) -> None:
         """Log in, as one who knows of that many attempts."""

@@ -68,8 +68,8 @@ class FakeBuiltin:
             self._ask("log out", person.origin)
         return was
 
-    async def initialize(self, label: str, secret: Secret, person: Person, shown: int) -> Report:
-        self._ask("initialize", label, secret.text, person.origin)
+    async def initialize(self, label: str, secret: Secret, person: Person, shown: int | None) -> Report:
+        self._ask("initialize", label, secret.text, person.origin, str(shown))
         return self.report
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:

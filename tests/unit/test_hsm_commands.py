@@ -377,7 +377,7 @@ async def test_a_zeroized_hsm_is_given_a_password() -> None:
     screen = await shell.command('hsm init -label "my vault"', "s3cret-pin", "s3cret-pin", "proceed")
 
     assert screen == f"{NEW}{INIT}proceed\n\n'hsm init' successful.\n{SUCCESS}"
-    assert shell.hsm.asked == [("initialize", "my vault", "s3cret-pin", "Console")]
+    assert shell.hsm.asked == [("initialize", "my vault", "s3cret-pin", "Console", "None")]
 
 
 async def test_two_passwords_are_none() -> None:
@@ -395,6 +395,7 @@ async def test_an_initialised_hsm_asks_for_its_password() -> None:
     shell = Shell(FakeBuiltin(someone=True))
 
     assert await shell.command("hsm init -l x -f", "s3cret-pin") == f"{ASKED}'hsm init' successful.\n{SUCCESS}"
+    assert shell.hsm.asked[0] == ("initialize", "x", "s3cret-pin", "Console", "3")
 
 
 async def test_an_initialised_hsm_wants_a_login_first() -> None:

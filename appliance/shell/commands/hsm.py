@@ -154,7 +154,7 @@ async def _init(call: Invocation, device: Device) -> Reply:
     blank = device.state is HsmState.ZEROIZED
     if not blank and not builtin.logged_in(person):
         raise NotLoggedIn("not logged in")
-    left = 0 if blank else await _tries(call)
+    left = None if blank else await _tries(call)
     if isinstance(left, Reply):
         return left
     secret = await _new_password(call, device) if blank else await _password(call, _ASK, "  " if left == 1 else "")
