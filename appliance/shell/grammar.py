@@ -133,6 +133,11 @@ def parse(command: Command, text: str) -> Arguments:
     return Arguments(options, tuple(words))
 
 
+def is_word(value: str) -> bool:
+    """Whether `value` is read as the value of an option, and as nothing else, when it is typed as it stands."""
+    return value.split() == [value] and not value.startswith(('"', "-"))
+
+
 def complete(root: Group, left: str, role: Role) -> list[str]:
     """The whole words or options that can end what stands left of the cursor."""
     before, last = _split_last(left)

@@ -17,6 +17,7 @@ from appliance.log import get_logger
 from appliance.shell import text
 from appliance.shell.commands import TREE
 from appliance.shell.commands.my import change_password
+from appliance.shell.commands.token import completion, without_completion
 from appliance.shell.grammar import (
     AmbiguousWord,
     Command,
@@ -177,11 +178,10 @@ def _warning(intent: Intent) -> str:
             "          Complete it by\n"
             "          hsm factoryReset\n\n"
         )
-    return (
-        f"WARNING:  The factory reset of token {text.shown(intent.serial)} was interrupted.\n"
-        "          With the token attached, complete it by\n"
-        f"          token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}\n\n"
-    )
+    command = completion(intent)
+    advice = f"With the token attached, complete it by\n{command}" if command else without_completion(intent)
+    lines = (f"The factory reset of token {text.shown(intent.serial)} was interrupted.", *advice.splitlines())
+    return "WARNING:  " + "\n          ".join(lines) + "\n\n"
 
 
 def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:

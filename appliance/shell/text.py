@@ -14,10 +14,12 @@ NOT_SUPPORTED = "540000 : CKR_FUNCTION_NOT_SUPPORTED"
 GENERAL_ERROR = "50000 : CKR_GENERAL_ERROR"
 
 _COLUMNS = 79  # a line of 80 makes some terminals begin another
+FIELD_COLUMNS = _COLUMNS - 39  # of the value in a block of fields; a longer word is broken
+LONGEST_SHOWN = 64  # characters of a foreign text
 _HEADER = f"Name         (short)  Description\n{'-' * 35}\n"
 
 
-def shown(text: str, limit: int = 64) -> str:
+def shown(text: str, limit: int = LONGEST_SHOWN) -> str:
     """Foreign text for people: one line, printable, at most `limit` characters."""
     safe = "".join(c if c.isprintable() else _escape(c) for c in text)
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
@@ -82,7 +84,7 @@ def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _field(name: str, value: str) -> str:
-    first, *more = textwrap.wrap(value, _COLUMNS - 39) or [""]
+    first, *more = textwrap.wrap(value, FIELD_COLUMNS, break_on_hyphens=False) or [""]
     return f"   {name + ':':<36}{first}\n" + "".join(f"{'':39}{line}\n" for line in more)
 
 

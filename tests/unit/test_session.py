@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.accounts.authenticator import Authenticator
 from appliance.accounts.store import Account, AccountStore, Role
@@ -38,6 +40,9 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Credential, HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
 from appliance.shell import dialogue
+from appliance.shell.commands import TREE
+from appliance.shell.commands.token import completion
+from appliance.shell.grammar import Command, find, is_word, parse
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
 from tests.support.fake_manager import FakeManager, token
@@ -542,6 +547,62 @@ async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
         assert screen.count("INTERRUPTED\n   Begun:                              2026-01-30T11:24:00Z by admin\n") == 1
         assert "token backup factoryReset -serial 667788" in screen
     assert "State:                              not attached" in absent
+
+
+UNTYPED = "This serial number cannot be typed. Reset the token with its maker's own program, or destroy it."
+QUOTED = "Give 'token backup factoryReset' this serial number in double quotes."
+
+
+@pytest.mark.parametrize(
+    ("serial", "advice"),
+    [
+        ("667788", f"{RESET}"),
+        ("FSIJ-1.2.14-4FD8", "token backup factoryReset -serial FSIJ-1.2.14-4FD8"),
+        ('A"B', 'token backup factoryReset -serial A"B'),
+        ("X" * 40, f"token backup factoryReset -serial {'X' * 40}"),
+        ("X" * 41, QUOTED),
+        ("AB CD", QUOTED),
+        ("667788 -force", UNTYPED),
+        ("667788 -s 1", UNTYPED),
+        ("-1234", UNTYPED),
+        ('"667788"', UNTYPED),
+        ('A "B', UNTYPED),
+        (" 667788", UNTYPED),
+        ("A  B", UNTYPED),
+        ("X" * 65, UNTYPED),
+        ("caf\u200be", UNTYPED),
+        ("\u0661", UNTYPED),
+        ("667788\n-force", UNTYPED),
+        ("", UNTYPED),
+    ],
+)
+async def test_only_a_serial_number_that_is_one_word_stands_in_a_command(serial: str, advice: str) -> None:
+    """What a device calls itself becomes no option of a command that a person types as it is shown."""
+    intent, terminal = replace(INTENT, serial=serial), FakeTerminal(EndOfFile())
+    device = token(serial, interrupted=intent)
+    await Shell(FakeManager([device], [intent])).session(terminal).run()
+    screens = [
+        await Shell(FakeManager([device], [intent])).command("token backup list"),
+        await Shell(FakeManager([], [intent])).command("token backup list"),
+    ]
+    if is_word(serial):
+        screens.append(await Shell(FakeManager([device], [intent])).command(f"token backup show -serial {serial}"))
+
+    assert f" {advice} Command Result: 0" in " ".join(terminal.screen.split())
+    for screen in screens:
+        assert f"To complete it: {advice} " in " ".join(f"{screen} ".split())
+
+
+def test_the_command_that_is_shown_is_read_as_it_is_meant() -> None:
+    """Whatever a serial number is, the command that completes the reset has it whole, and nothing else."""
+
+    @given(st.text(st.sampled_from("-f1 \"'\t\u00a0\u2028A")) | st.text())
+    def read(serial: str) -> None:
+        command = completion(replace(INTENT, serial=serial))
+        found = find(TREE, command, Role.ADMIN)
+        assert not command or parse(cast(Command, found.entry), found.rest).options == {"serial": serial}
+
+    read()
 
 
 SECRET = "3537363231383830"  # noqa: S105  typed at a fake

@@ -28,7 +28,7 @@ from appliance.errors import (
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled
-from appliance.shell.grammar import Command, Group, Option
+from appliance.shell.grammar import Command, Group, Option, is_word
 from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 
 _ASKING = "The token has not answered yet. It is being asked again."
@@ -185,8 +185,31 @@ def _interrupted(intent: Intent) -> list[tuple[str, str]]:
     return [
         ("Factory Reset", "INTERRUPTED"),
         ("Begun", f"{intent.begun} by {text.shown(intent.actor, 12)}"),
-        ("To complete it", f"token {intent.hsm_class} factoryReset -serial {text.shown(intent.serial)}"),
+        ("To complete it", completion(intent) or without_completion(intent)),
     ]
+
+
+def completion(intent: Intent) -> str:
+    """The command that completes a reset, as it can be typed; "" where the serial number would be read as more.
+
+    It is the device's own text: part of it must not be taken for another serial number, or for an option.
+    """
+    serial = intent.serial
+    one = len(serial) <= text.FIELD_COLUMNS and re.fullmatch("[!-~]+", serial) and is_word(serial)
+    return f"{_completing(intent)} -serial {serial}" if one else ""
+
+
+def without_completion(intent: Intent) -> str:
+    """What helps where there is no such command."""
+    serial = intent.serial
+    whole = len(serial) <= text.LONGEST_SHOWN and re.fullmatch("[ -~]+", serial)
+    if whole and '"' not in serial and not re.search("(^| )-", serial) and serial == " ".join(serial.split()):
+        return f"Give '{_completing(intent)}' this serial number in double quotes."
+    return "This serial number cannot be typed.\nReset the token with its maker's own program, or destroy it."
+
+
+def _completing(intent: Intent) -> str:
+    return f"token {intent.hsm_class} factoryReset"
 
 
 async def _fail(kind: _Kind, call: Invocation, problem: ApplianceError, *, begun: bool = False) -> Reply:
