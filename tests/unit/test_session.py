@@ -276,15 +276,42 @@ async def test_each_failure_before_the_reset_has_its_own_sentence(failure: Excep
     assert not shell.done
 
 
-@pytest.mark.parametrize("failure", [DeviceTimeout("x"), DeviceBusy("x"), DeviceGone("x"), DeviceError("x")])
-async def test_nothing_was_reset_is_never_said_of_a_reset_that_was_begun(failure: Exception) -> None:
-    """While an earlier reset of the token has no outcome, its state is called unknown, whatever stands in the way."""
+AGAIN = "Unplug it, plug it in again and"
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "sentence"),
+    [
+        (DeviceTimeout("x"), "300000 : CKR_DEVICE_ERROR", f"The token does not answer.\n{AGAIN} repeat the command."),
+        (
+            DeviceBusy("'systemctl stop x' ends it"),
+            "300000 : CKR_DEVICE_ERROR",
+            "The token is busy.\nReason: 'systemctl stop x' ends it",
+        ),
+        (
+            ResetUnsupported("its SO PIN is blocked"),
+            "540000 : CKR_FUNCTION_NOT_SUPPORTED",
+            "This token cannot be reset.\nReason: its SO PIN is blocked",
+        ),
+        (DeviceGone("x"), UNKNOWN[0], "Specified token was removed or replaced."),
+        (AttachmentChanged("1"), UNKNOWN[0], "Specified token was removed or replaced."),
+        (SerialMismatch("1", "2"), UNKNOWN[0], "The token reports another serial number."),
+        (
+            DeviceError("x"),
+            "300000 : CKR_DEVICE_ERROR",
+            f"The token cannot be used.\nReason: x\n{AGAIN} run this command again.",
+        ),
+        (StateError(Path("/x"), "full"), "50000 : CKR_GENERAL_ERROR", "The reset cannot be recorded.\nReason: full"),
+    ],
+)
+async def test_nothing_was_reset_is_never_said_of_a_reset_that_was_begun(
+    failure: Exception, code: str, sentence: str
+) -> None:
+    """While an earlier reset of the token has no outcome, its state is called unknown; what stands in the way, too."""
     shell = Shell(FakeManager([token()], [INTENT], failure=failure))
+    lines = f"A reset of this token was begun and has not ended. Its state is unknown.\n{sentence}"
 
-    screen = await shell.command(f"{RESET} -f")
-
-    assert "Error:  A reset of this token was begun and has not ended. Its state is unknown.\n" in screen
-    assert "Nothing was reset" not in screen
+    assert await shell.command(f"{RESET} -f") == frame(code, lines.replace("\n", "\n        "))
 
 
 @pytest.mark.parametrize(

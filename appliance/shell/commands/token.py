@@ -34,10 +34,7 @@ from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
-_UNFINISHED = (
-    "A reset of this token was begun and has not ended. Its state is unknown.\n"
-    "Unplug it, plug it in again and run this command again."
-)
+_UNFINISHED = "A reset of this token was begun and has not ended. Its state is unknown.\n"
 _CAUTION = """\
 CAUTION:  Are you sure you wish to reset this {kind} token to
           factory default settings? All data will be erased.
@@ -214,15 +211,14 @@ def _completing(intent: Intent) -> str:
 
 async def _fail(kind: _Kind, call: Invocation, problem: ApplianceError, *, begun: bool = False) -> Reply:
     """Say what went wrong; `begun` is for a token of which an earlier reset has no outcome yet."""
-    code, sentence = _explain(kind, problem)
-    if begun and isinstance(problem, DeviceError):
-        code, sentence = text.DEVICE_ERROR, _UNFINISHED
-    await call.terminal.write(text.failed(call.command, code, sentence))
+    code, sentence = _explain(kind, problem, begun=begun)
+    await call.terminal.write(text.failed(call.command, code, f"{_UNFINISHED if begun else ''}{sentence}"))
     return replace(FAILURE, note=f"{type(problem).__name__}: {problem}")
 
 
-def _explain(kind: _Kind, problem: ApplianceError) -> tuple[str, str]:
-    """The code and the sentence for what went wrong before anything was destroyed."""
+def _explain(kind: _Kind, problem: ApplianceError, *, begun: bool) -> tuple[str, str]:
+    """The code and the sentence for what went wrong before anything was destroyed, unless an earlier reset has."""
+    nothing = "" if begun else " Nothing was reset."
     match problem:
         case UnknownSerial():
             hint = f"Use 'token {kind.hsm_class} list' to list all available tokens."
@@ -234,23 +230,22 @@ def _explain(kind: _Kind, problem: ApplianceError) -> tuple[str, str]:
         case AmbiguousSerial():
             return text.ARGUMENTS_BAD, "More than one attached token has this serial number."
         case AttachmentChanged() | DeviceGone():
-            return text.NOT_IN_LIST, "Specified token was removed or replaced. Nothing was reset."
+            return text.NOT_IN_LIST, f"Specified token was removed or replaced.{nothing}"
         case SerialMismatch():
-            return text.NOT_IN_LIST, "The token reports another serial number. Nothing was reset."
+            return text.NOT_IN_LIST, f"The token reports another serial number.{nothing}"
         case DeviceBusy():
-            return text.DEVICE_ERROR, f"The token is busy. Nothing was reset.\n{text.reason(problem.reason)}"
+            return text.DEVICE_ERROR, f"The token is busy.{nothing}\n{text.reason(problem.reason)}"
         case ResetUnsupported():
-            return text.NOT_SUPPORTED, f"This token cannot be reset. Nothing was reset.\n{text.reason(problem.reason)}"
+            return text.NOT_SUPPORTED, f"This token cannot be reset.{nothing}\n{text.reason(problem.reason)}"
         case DeviceTimeout():
             hint = "Unplug it, plug it in again and repeat the command."
-            return text.DEVICE_ERROR, f"The token does not answer. Nothing was reset.\n{hint}"
+            return text.DEVICE_ERROR, f"The token does not answer.{nothing}\n{hint}"
         case StateError():
-            return (
-                text.GENERAL_ERROR,
-                f"The reset cannot be recorded, so nothing was reset.\n{text.reason(problem.reason)}",
-            )
+            so = "" if begun else ", so nothing was reset"
+            return text.GENERAL_ERROR, f"The reset cannot be recorded{so}.\n{text.reason(problem.reason)}"
         case DeviceError():
-            return text.DEVICE_ERROR, f"The token cannot be used. Nothing was reset.\n{text.reason(problem.reason)}"
+            again = "\nUnplug it, plug it in again and run this command again." if begun else ""
+            return text.DEVICE_ERROR, f"The token cannot be used.{nothing}\n{text.reason(problem.reason)}{again}"
     raise problem
 
 
