@@ -576,6 +576,20 @@ async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
     assert "State:                              not attached" in absent
 
 
+@pytest.mark.parametrize("kept", [None, replace(INTENT, serial="EMULATED")])
+async def test_another_familys_token_hides_no_interrupted_reset(kept: Intent | None) -> None:
+    """Two families may give the same serial number; the one that is not attached is listed for itself."""
+    other = token(interrupted=kept and replace(kept, family="yubihsm"))
+    device = replace(other, family="yubihsm")
+    screen = await Shell(FakeManager([device], [INTENT])).command("token backup list")
+
+    assert re.findall(r"State: +(\w+)", screen) == ["initialized", "not"]
+    assert "Unplug the other token with this serial number, and run the command that is shown then." in " ".join(
+        screen.split()
+    )
+    assert "-serial 667788" not in screen.rpartition("Token Details")[2]
+
+
 UNTYPED = "This serial number cannot be typed. Reset the token with its maker's own program, or destroy it."
 QUOTED = "Give 'token backup factoryReset' this serial number in double quotes."
 

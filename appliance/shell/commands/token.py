@@ -5,6 +5,7 @@ The two see and manage each their own class of devices and never the other's (Lu
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -35,6 +36,7 @@ _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
 _UNFINISHED = "A reset of this token was begun and has not ended. Its state is unknown.\n"
+_CLASH = "Unplug the other token with this serial number, and run the command that is shown then."
 _CAUTION = """\
 CAUTION:  Are you sure you wish to reset this {kind} token to
           factory default settings? All data will be erased.
@@ -61,11 +63,12 @@ async def _list(kind: _Kind, call: Invocation) -> Reply:
     manager = call.services.manager
     await settled(manager)
     devices = manager.devices(kind.hsm_class)
-    attached = {device.serial for device in devices}
-    attached |= {device.interrupted.serial for device in devices if device.interrupted}
+    attached = {(device.serial, device.family) for device in devices}
+    attached |= {(device.interrupted.serial, device.family) for device in devices if device.interrupted}
     blocks = [_block(device) for device in devices]
     intents = (intent for intent in manager.interrupted() if intent.hsm_class is kind.hsm_class)
-    blocks += [_absent(intent) for intent in intents if intent.serial not in attached]
+    taken = {device.serial for device in devices}
+    blocks += [_absent(intent, taken) for intent in intents if (intent.serial, intent.family) not in attached]
     await call.terminal.write("\n" + ("\n".join(blocks) if blocks else f"No {kind.title} tokens are attached.\n"))
     return SUCCESS
 
@@ -172,17 +175,18 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
     return text.fields("Token Details", (*pairs, *more))
 
 
-def _absent(intent: Intent) -> str:
-    """A token that is not attached, but whose reset was never finished."""
-    pairs = [("Serial #", text.shown(intent.serial)), ("State", "not attached"), *_interrupted(intent)]
+def _absent(intent: Intent, taken: Collection[str]) -> str:
+    """A token that is not attached, but whose reset was never finished; by the `taken` ones others would be found."""
+    advice = _CLASH if intent.serial in taken else ""
+    pairs = [("Serial #", text.shown(intent.serial)), ("State", "not attached"), *_interrupted(intent, advice)]
     return text.fields("Token Details", pairs)
 
 
-def _interrupted(intent: Intent) -> list[tuple[str, str]]:
+def _interrupted(intent: Intent, advice: str = "") -> list[tuple[str, str]]:
     return [
         ("Factory Reset", "INTERRUPTED"),
         ("Begun", f"{intent.begun} by {text.shown(intent.actor, 12)}"),
-        ("To complete it", completion(intent) or without_completion(intent)),
+        ("To complete it", advice or completion(intent) or without_completion(intent)),
     ]
 
 
