@@ -2,6 +2,7 @@
 """What the YubiHSM 2 driver does with a simulated device that no other family has to."""
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,31 @@ def test_a_device_in_use_keeps_its_contents_to_itself(tmp_path: Path) -> None:
         credential=probe.credential,
     )
     assert probe.credential.name == "password of authentication key 1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "can_be_one"),
+    [
+        (b"m\xc3\xbcnchen", True),
+        ("\u00fc".encode() * 64, True),
+        (b"m\xfcnchen", False),
+        (b"\xed\xa0\x80", False),
+        (b"tab\tbed", False),
+        (b"x" * 65, False),
+        (b"", False),
+    ],
+)
+def test_what_is_no_text_is_no_password(tmp_path: Path, typed: bytes, can_be_one: bool) -> None:
+    """What a terminal sends in another encoding than UTF-8 cannot be encoded for the device, and is not tried."""
+    bus = YUBIHSM.bus(tmp_path, with_keys=2)
+    credential = YUBIHSM.probe(bus, bus.plug()).credential
+    assert credential is not None
+    answer = typed.decode("utf-8", "surrogateescape")
+
+    assert bool(re.fullmatch(credential.pattern, answer)) is can_be_one
+    if can_be_one:
+        with pytest.raises(SecretRefused):
+            reset(bus, password=answer)
 
 
 def test_a_blank_device_is_reset_without_a_password(tmp_path: Path) -> None:

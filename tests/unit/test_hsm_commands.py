@@ -342,7 +342,7 @@ async def test_an_unfinished_reset_is_to_be_completed_first(words: str, device: 
     assert shell.hsm.asked == []
 
 
-@pytest.mark.parametrize("answer", ["", "\u00e4", "x" * 256, "tab\tbed"])
+@pytest.mark.parametrize("answer", ["", "\u00e4", "m\udcfcnchen", "x" * 256, "tab\tbed"])
 async def test_a_password_that_cannot_be_one_costs_no_attempt(answer: str) -> None:
     """Only what can be a password is tried."""
     shell = Shell()

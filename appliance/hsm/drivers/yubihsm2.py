@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 INTERFACE_CLASS = 0xFF  # the maker's own
 LONGEST_ANSWER = 4096  # bytes; the device's buffer has 3136
 DEFAULT_KEY, DEFAULT_PASSWORD = 1, "password"  # of a device in factory state
+UTF8_PATTERN = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,64}"  # half a surrogate pair stands for a byte that is no UTF-8
 ALL_DOMAINS = 0xFFFF
 AUTHENTICATION_FAILED, SESSIONS_FULL, INSUFFICIENT_PERMISSIONS, OBJECT_NOT_FOUND = 0x04, 0x05, 0x09, 0x0B
 # What a session with the factory's key is refused for when that key is another one, of another kind, or gone.
@@ -195,7 +196,7 @@ class YubiHsmConnection(Connection):
 
     def _credential(self) -> Credential:
         name = f"password of authentication key {self._driver.authentication_key}"
-        return Credential(name, r"[^\x00-\x1f\x7f]{1,64}", "The password has 1 to 64 characters.")
+        return Credential(name, UTF8_PATTERN, "The password has 1 to 64 characters, and is typed in UTF-8.")
 
     def _hsm(self) -> "YubiHsm":
         """The device as Yubico's package has it; on its first use it is asked for DEVICE INFO."""
