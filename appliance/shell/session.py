@@ -5,12 +5,13 @@ Whether a command may run at all, by role and by origin, is decided in `Session.
 before any of its arguments is looked at.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from appliance.accounts.store import Account
-from appliance.errors import Break, EndOfFile, Interrupt, StateError, Timeout
+from appliance.errors import Break, EndOfFile, Hangup, Interrupt, StateError, Timeout
 from appliance.hsm.builtin import Person
 from appliance.hsm.model import HsmClass, Intent
 from appliance.log import get_logger
@@ -116,6 +117,9 @@ class Session:
             reply = await self._permitted_call(found, found.entry)
         except Timeout:
             await self._close(replace(FAILURE, note="aborted: no answer in time"), found.path)
+            raise
+        except (Hangup, asyncio.CancelledError):  # what it has begun goes on; at a question it was nothing
+            await self._note("result", command=found.path, code=FAILURE.code, outcome="unknown", note="hung up")
             raise
         return await self._close(reply, found.path)
 

@@ -198,6 +198,34 @@ async def test_a_hangup_at_the_question_touches_nothing() -> None:
     assert shell.manager.resets == []
 
 
+@pytest.mark.parametrize("event", [Hangup(), asyncio.CancelledError()])
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_command_that_is_left_has_a_result_in_the_audit(event: BaseException, resets: bool) -> None:
+    """Hung up or stopped, at a question or in a reset: how it ended is not known, and that is recorded."""
+
+    async def leave() -> None:
+        raise event
+
+    shell = Shell(FakeManager([token()], during=leave if resets else None))
+    with pytest.raises(type(event)):
+        await shell.command(RESET, "proceed" if resets else event)
+
+    records = [{**record, "actor": "", "origin": ""} for record in shell.audit.records]
+    assert len(shell.manager.resets) == resets
+    assert records == [
+        {"event": "command", "actor": "", "origin": "", "command": RESET},
+        {
+            "event": "result",
+            "actor": "",
+            "origin": "",
+            "command": "token backup factoryReset",
+            "code": 65535,
+            "outcome": "unknown",
+            "note": "hung up",
+        },
+    ]
+
+
 def frame(code: str, sentence: str, command: str = "token backup factoryReset") -> str:
     return f"\n\nError:  '{command}' failed. ({code})\n\nError:  {sentence}\n\n{FAILURE}"
 
