@@ -287,6 +287,15 @@ def test_the_entries_name_fields_that_exist() -> None:
     assert {name.lower() for name in named} - words() == set()
 
 
+def test_no_field_stands_in_a_command() -> None:
+    """What a device calls itself is nothing that a person types as it is shown."""
+    lines = [line for entry in catalog().values() for line in entry.splitlines()]
+    commands = [line for line in lines if line.startswith("    ") or re.search(" -[a-z]", line)]
+
+    assert len(commands) > 6
+    assert [line for line in commands if "@" in line] == []
+
+
 @pytest.mark.skipif(not shutil.which("journalctl"), reason="journalctl is not installed")
 def test_systemd_understands_the_catalog(tmp_path: Path) -> None:
     """Compiled by systemd, every entry is there, with its subject, and belongs to the console."""
