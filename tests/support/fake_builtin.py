@@ -37,7 +37,7 @@ class FakeBuiltin:
     elsewhere: bool = False  # but in another session
     renewed: Device | ApplianceError | None = None  # what it turns out to be when it is asked
     refreshed: int = 0
-    problem: ApplianceError | None = None  # what everything else raises
+    problem: ApplianceError | None = None  # what everything else raises, a logout aside
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "builtin"))
     asked: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class FakeBuiltin:
     async def log_out(self, person: Person) -> bool:
         was, self.someone = self.someone, False
         if was:
-            self._ask("log out", person.origin)
+            self.asked.append(("log out", person.origin))
         return was
 
     async def initialize(self, label: str, secret: Secret, person: Person, shown: int | None) -> Report:

@@ -235,6 +235,20 @@ async def test_the_last_attempt_is_the_vendors() -> None:
     assert not shell.done
 
 
+async def test_only_a_login_that_zeroizes_ends_with_0() -> None:
+    """The last attempt may be that of an initialisation, which has not been done, and says so."""
+    shell = Shell(FakeBuiltin(left=1, someone=True, problem=Zeroized(Report(Outcome.DONE, "", "builtin"))))
+    asked = "  Please enter the HSM Administrators' password:\n  > \n\n"
+
+    assert await shell.command(
+        "hsm init -label x -force", "proceed", "s3cret-pin"
+    ) == f"{LAST}proceed\n\n{asked}" + frame(
+        "hsm init", THRESHOLD, "  The HSM is in the factory reset (zeroized) state.", FAILURE
+    )
+    assert [record["code"] for record in shell.audit.records if record["event"] == "result"] == [65535]
+    assert not shell.done
+
+
 @pytest.mark.parametrize("answer", ["quit", "", "PROCEED", Interrupt(), EndOfFile()])
 async def test_the_last_attempt_can_be_declined(answer: Answer) -> None:
     """Whatever is not `proceed` asks for no password."""
@@ -406,11 +420,15 @@ async def test_an_initialised_hsm_wants_a_login_first() -> None:
 
 
 async def test_who_quits_an_initialisation_is_logged_out() -> None:
-    """As the vendor has it."""
+    """As the vendor has it; the session goes on, without the login."""
     shell = Shell(FakeBuiltin(someone=True))
-    screen = await shell.command("hsm init -l x", "s3cret-pin", "quit")
+    terminal = FakeTerminal("hsm init -l x", "s3cret-pin", "quit", "hsm logout", "exit")
+    await shell.session(terminal).run()
 
-    assert screen == f"{ASKED}{INIT}quit\n\n'hsm init' aborted.\n{FAILURE}"
+    assert f"{ASKED}{INIT}quit\n\n'hsm init' aborted.\n{FAILURE}" in terminal.screen
+    assert (
+        frame("hsm logout", "1010000 : CKR_USER_NOT_LOGGED_IN", "You are not logged in to the HSM.") in terminal.screen
+    )
     assert shell.hsm.asked == [("log out", "Console")]
 
 
