@@ -6,7 +6,8 @@ person has ordered: where the attempts are used up otherwise, by a crash or a fa
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,7 +63,7 @@ class BuiltinHsm:
         self._logged_in: set[Person] = set()  # another set, whenever what they have logged in to is gone
         self._work: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()  # an attempt and what follows from it, before the next one
-        self._queue = asyncio.Lock()  # where all but a reset wait for the turn: it goes before whoever waits here
+        self._queue = asyncio.Lock()  # where all but a reset wait for the turn
 
     @property
     def busy(self) -> bool:
@@ -78,9 +79,12 @@ class BuiltinHsm:
         """What is known of it; None when none is configured."""
         return next(iter(self._manager.devices(HsmClass.BUILTIN)), None)
 
-    async def refresh(self) -> None:
-        """Ask it what it is now, when nothing else is being done with it. Raises what `Manager.refresh` raises."""
-        async with self._queue, self._turn:
+    async def refresh(self, *, first: bool = False) -> None:
+        """Ask it what it is now, when nothing else is being done with it, and before all who wait, if `first`.
+
+        Raises what `Manager.refresh` raises.
+        """
+        async with self._its_turn(first=first):
             device = self._existing()
             await self._manager.refresh(device)
             await self._manager.answered(device)
@@ -130,12 +134,14 @@ class BuiltinHsm:
         return await self._to_the_end(self._initialize(label, secret, person, shown))
 
     async def factory_reset(self, person: Person, progress: Progress) -> Report:
-        """Reset it like any HSM, before all who wait; what is known of it afterwards is what it says then.
+        """Reset it like any HSM; what is known of it afterwards is what it says then.
 
-        It waits for what is being done with it, which has its own time limit. Raises what `Manager.factory_reset`
-        raises.
+        It waits for what is being done with it, which has its own time limit, and goes before all who wait.
+        Raises what `Manager.factory_reset` raises.
         """
-        async with self._turn:
+        if self._turn.locked():
+            progress("waiting for what is being done with it")
+        async with self._its_turn(first=True):
             return await self._reset(person, progress)
 
     async def _reset(self, person: Person, progress: Progress) -> Report:
@@ -266,8 +272,17 @@ class BuiltinHsm:
         return await asyncio.shield(task)
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
-        async with self._queue, self._turn:
+        async with self._its_turn(first=False):
             return await work
+
+    @asynccontextmanager
+    async def _its_turn(self, *, first: bool) -> AsyncIterator[None]:
+        """Be alone with it. Who goes `first` waits for who is at it, and for one more at most: who left the queue."""
+        async with AsyncExitStack() as held:
+            if not first:
+                await held.enter_async_context(self._queue)
+            await held.enter_async_context(self._turn)
+            yield
 
     def _told(self) -> str:
         device = self.device()

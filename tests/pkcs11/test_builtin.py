@@ -11,7 +11,7 @@ from appliance.errors import DeviceError, DeviceRefused, NotLoggedIn, UnknownSer
 from appliance.hsm.drivers import builtin as drivers
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.reset import Report
-from tests.support.builtin_house import LABEL, OTHER, WRONG, builtin_house, fail, keys, killed, records, tool
+from tests.support.builtin_house import ADMIN, LABEL, OTHER, WRONG, builtin_house, fail, keys, killed, records, tool
 from tests.support.vendor_module import BOUND, SO_PIN, USER_PIN, needs_softhsm
 
 pytestmark = needs_softhsm
@@ -100,8 +100,12 @@ async def test_a_password_that_it_does_not_take_destroys_nothing(tmp_path: Path)
 
 
 async def test_questions_do_not_keep_a_reset_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for the one that the HSM is being asked, and goes before all others; none of them fails."""
+    """It waits for the one that the HSM is being asked, and goes before all others; none of them fails.
+
+    So does the question that the command asks before. Whoever waits for the reset is told.
+    """
     order: list[str] = []
+    steps: list[str] = []
     async with builtin_house(tmp_path) as house:
         await house.initialize()
         house.with_key()
@@ -116,8 +120,12 @@ async def test_questions_do_not_keep_a_reset_from_it(tmp_path: Path, monkeypatch
             await house.hsm.refresh()
             order.append(f"question {number}")
 
+        async def urgent() -> None:
+            await house.hsm.refresh(first=True)
+            order.append("urgent question")
+
         async def reset() -> Report:
-            report = await house.reset()
+            report = await house.hsm.factory_reset(ADMIN, steps.append)
             order.append("reset")
             return report
 
@@ -128,12 +136,14 @@ async def test_questions_do_not_keep_a_reset_from_it(tmp_path: Path, monkeypatch
             group.create_task(question(2))
             group.create_task(question(3))
             await asyncio.sleep(0)
+            group.create_task(urgent())
             report = group.create_task(reset())
             await asyncio.sleep(0)
             gate.set()
 
     assert (report.result().outcome, keys(tmp_path)) == (Outcome.DONE, 0)
-    assert order == ["question 1", "reset", "question 2", "question 3"]
+    assert steps[0] == "waiting for what is being done with it"
+    assert order == ["question 1", "urgent question", "reset", "question 2", "question 3"]
 
 
 async def test_what_a_killed_reset_has_left_is_removed(tmp_path: Path) -> None:

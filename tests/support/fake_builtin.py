@@ -37,6 +37,7 @@ class FakeBuiltin:
     elsewhere: bool = False  # but in another session
     renewed: Device | ApplianceError | None = None  # what it turns out to be when it is asked
     refreshed: int = 0
+    first: bool = False  # whether the last time was to go before all others
     problem: ApplianceError | None = None  # what everything else raises, a logout aside
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "builtin"))
     asked: list[tuple[str, ...]] = field(default_factory=list)
@@ -44,8 +45,9 @@ class FakeBuiltin:
     def device(self) -> Device | None:
         return self.known
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, first: bool = False) -> None:
         self.refreshed += 1
+        self.first = first
         if isinstance(self.renewed, ApplianceError):
             raise self.renewed
         if self.renewed:

@@ -297,6 +297,7 @@ async def test_every_command_asks_the_hsm_first(words: str) -> None:
     screen = await shell.command(f"hsm {words}", "s3cret-pin", "s3cret-pin")
 
     assert shell.hsm.refreshed == 1
+    assert shell.hsm.first is words.endswith(("factoryReset -force", "zeroize -force"))
     assert words != "show" or "HSM IS ZEROIZED !!!!" in screen
 
 

@@ -213,11 +213,14 @@ async def _run(work: Work, call: Invocation) -> Reply:
         return await _failed(call, code, sentence, f"{type(problem).__name__}: {problem}")
 
 
-async def _asked(work: Work, call: Invocation, device: Device) -> Reply:
-    """With the HSM as it is now: another program, or a tamper, may have zeroized it since it was asked."""
+async def _asked(work: Work, first: bool, call: Invocation, device: Device) -> Reply:
+    """With the HSM as it is now: another program, or a tamper, may have zeroized it since it was asked.
+
+    `first` goes before all who wait for it.
+    """
     builtin = call.services.builtin
     async with progress(call.terminal, "The HSM is being asked what it is."):
-        await builtin.refresh()
+        await builtin.refresh(first=first)
     return await work(call, builtin.device() or device)
 
 
@@ -302,9 +305,9 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
     raise problem
 
 
-def _now(work: Work) -> Callable[[Invocation], Awaitable[Reply]]:
-    """The command that does `work` with the HSM as it is then."""
-    return partial(_run, partial(_asked, work))
+def _now(work: Work, *, first: bool = False) -> Callable[[Invocation], Awaitable[Reply]]:
+    """The command that does `work` with the HSM as it is then; what runs on the console only goes `first`."""
+    return partial(_run, partial(_asked, work, first))
 
 
 _FORCE = Option("-force", "-f", "Force the action without prompting.")
@@ -320,7 +323,7 @@ GROUP = Group(
             "factoryReset",
             "f",
             "Reset the HSM to factory default settings",
-            _now(partial(_reset, _RESET_CAUTION)),
+            _now(partial(_reset, _RESET_CAUTION), first=True),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm factoryReset",
@@ -333,7 +336,7 @@ GROUP = Group(
             "zeroize",
             "z",
             "Destroy everything in the HSM",
-            _now(partial(_reset, _ZEROIZE_CAUTION)),
+            _now(partial(_reset, _ZEROIZE_CAUTION), first=True),
             options=(_FORCE,),
             roles=_ADMIN,
             console_only_as="hsm zeroize",
