@@ -117,9 +117,10 @@ class Manager:
         running = {(device.serial, device.family) for device in self._resets.values()}
         return tuple(intent for intent in self._journal.pending() if (intent.serial, intent.family) not in running)
 
-    def begun(self, serial: str) -> bool:
-        """Whether a reset under this serial number was begun and has no outcome, running or not."""
-        return any(intent.serial == serial for intent in self._journal.pending())
+    def begun(self, device: Device) -> bool:
+        """Whether a reset of the device was begun and has no outcome, running or not."""
+        name = device.serial, device.family
+        return any((intent.serial, intent.family) == name for intent in self._journal.pending())
 
     async def refresh(self, device: Device) -> None:
         """Ask a device once more; `find` knows the answer afterwards.

@@ -14,7 +14,7 @@ from tests.support.vendor import FAILURE, SUCCESS
 SERIAL = "AABB01"
 RESET = f"token backup factoryReset -serial {SERIAL}"
 
-# GnuPG drives the reader by itself, over libusb. Its daemon may outlive the agent that has started it, and hold the device.
+# GnuPG drives the reader by itself, over libusb. Its daemon may outlive the agent that started it, and hold the reader.
 GNUPG = "gpg --card-status; gpgconf --kill all; while kill $(pidof scdaemon) 2>/dev/null; do sleep 0.2; done"
 # OpenSC reaches it through pcscd and libccid.
 OPENSC = "systemctl start pcscd.socket && pkcs15-tool --list-keys; systemctl stop pcscd.socket pcscd.service"

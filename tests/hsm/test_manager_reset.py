@@ -475,15 +475,16 @@ async def test_no_reset_begins_while_the_manager_stops(house: House) -> None:
 
 
 async def test_a_reset_counts_as_begun_until_it_has_an_outcome(house: House) -> None:
-    """Also while it runs, when it does not count as interrupted yet."""
-    gate = Gate()
+    """Also while it runs, when it does not count as interrupted yet; no device of another family counts with it."""
+    gate, device = Gate(), house.device()
     house.driver.tokens[HERE].hooks["terminate"] = gate
     running = asyncio.create_task(house.reset())
     await gate.reached()
     try:
-        assert (house.manager.begun("A1"), house.manager.interrupted()) == (True, ())
+        assert (house.manager.begun(device), house.manager.interrupted()) == (True, ())
+        assert not house.manager.begun(replace(device, family="another"))
     finally:
         gate.open()
 
     assert await running == DONE
-    assert not house.manager.begun("A1")
+    assert not house.manager.begun(device)

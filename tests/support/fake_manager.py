@@ -70,8 +70,9 @@ class FakeManager:
                 return device
         raise UnknownSerial(serial)
 
-    def begun(self, serial: str) -> bool:
-        return any(intent.serial == serial for intent in self.unfinished)
+    def begun(self, device: Device) -> bool:
+        name = device.serial, device.family
+        return any((intent.serial, intent.family) == name for intent in self.unfinished)
 
     async def refresh(self, device: Device) -> None:
         if self.asking:

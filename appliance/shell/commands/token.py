@@ -121,7 +121,7 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     except ApplianceError as problem:
         if isinstance(problem, Timeout | Hangup):
             raise
-        return await _fail(kind, call, problem, begun=device is not None and manager.begun(device.serial))
+        return await _fail(kind, call, problem, begun=device is not None and manager.begun(device))
     if report.outcome is Outcome.DONE:
         await call.terminal.write(f"'{call.command}' successful.\n")
         return SUCCESS
