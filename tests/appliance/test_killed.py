@@ -19,7 +19,7 @@ KILL = f"systemctl kill --signal=KILL {UNIT}"
 
 # The transfer that does not arrive any more, and which one of that name.
 HARMLESS = {
-    "opened": ("CCID 62", 1),
+    "opened": ("message 62", 1),
     "selected": ("SELECT", 1),
     "recheck": ("GET DATA", 4),
 }

@@ -158,7 +158,7 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def _name(message: bytes) -> str:
-    """What a message to a reader is: the command to the card in it, else its type."""
+    """What a message to a device is: the command to the card in it, where that is a reader, else its first byte."""
     if message[:1] == bytes([TRANSFER]):
         return name_of(message[HEADER:]) or "unknown command"
-    return f"CCID {message[:1].hex()}"
+    return f"message {message[:1].hex()}"
