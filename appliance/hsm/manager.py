@@ -155,7 +155,9 @@ class Manager:
             current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now, secret=secret
         )
         call = self._begin(attachment, partial(reset.run, progress))
-        call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
+        # However late it ends: what the device said before is not shown any more, and it is asked.
+        call.add_done_callback(lambda _: self._registry.learn(attachment, current.family, current.serial))
+        call.add_done_callback(lambda _: self._ask(attachment))
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))
         self._resets[task] = current
         task.add_done_callback(self._reset_over)

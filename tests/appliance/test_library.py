@@ -91,9 +91,9 @@ def reset(kind: Kind) -> str:
 
 
 def looks(appliance: Appliance, kind: Kind) -> str:
-    """What the console shows of the token, in the list and alone."""
+    """What the console shows of the token, in the list and alone, once it has answered."""
     person = appliance.log_in()
-    return person.run(LIST) + person.run(f"token backup show -serial {kind.serial}")
+    return person.list_tokens() + person.run(f"token backup show -serial {kind.serial}")
 
 
 def state(shown: str, serial: str) -> str:

@@ -38,6 +38,22 @@ async def test_a_reset_is_done_and_shown(house: House) -> None:
     assert not house.driver.tokens[THERE].touched
 
 
+async def test_a_reset_device_is_not_shown_as_it_was(house: House) -> None:
+    """From the end of the reset until it has answered again, its state is unknown, and not that of before."""
+    gate = Gate()
+    house.driver.tokens[HERE].hooks["probe 4"] = gate
+    report = await house.reset()
+    try:
+        shown = house.shown()
+    finally:
+        gate.open()
+    await house.settled()
+
+    assert report == DONE
+    assert shown == [("A1", HsmState.UNKNOWN), ("B2", HsmState.INITIALIZED)]
+    assert house.shown()[0] == ("A1", HsmState.ZEROIZED)
+
+
 @pytest.mark.parametrize("name", ["A1", "B2"])
 async def test_one_reset_follows_another(house: House, name: str) -> None:
     """A second reset waits for our own questions to the device; they do not count as another program."""
