@@ -155,9 +155,10 @@ class Manager:
             current, driver, self._journal, self._audit, actor=actor, origin=origin, now=self._now, secret=secret
         )
         call = self._begin(attachment, partial(reset.run, progress))
-        # However late it ends: what the device said before is not shown any more, and it is asked.
-        call.add_done_callback(lambda _: self._registry.learn(attachment, current.family, current.serial))
-        call.add_done_callback(lambda _: self._ask(attachment))
+        # What it said before a reset that was begun is not shown any more.
+        forget = partial(self._registry.learn, attachment, current.family, current.serial)
+        call.add_done_callback(lambda ended: ended.exception() or forget())
+        call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))
         self._resets[task] = current
         task.add_done_callback(self._reset_over)

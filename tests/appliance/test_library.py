@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices behind a vendor's PKCS#11 library and driver, on the booted appliance: OpenSC's and SoftHSM's word against ours.
+"""Devices behind a vendor's library and driver, on the booted appliance: OpenSC's and SoftHSM's word against ours.
 
 The driver is a process of its own that opens the devices with libusb, on the kernel's own USB; the console is given the
 library and the group of the driver's users, as README says, and is otherwise confined as always.
@@ -8,7 +8,6 @@ library and the group of the driver's users, as README says, and is otherwise co
 import base64
 import hashlib
 import re
-import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +29,10 @@ LIST = "token backup list"
 SUCCESSFUL = f"\n'token backup factoryReset' successful.\n{SUCCESS}"
 UNKNOWN = "Contact with the token was lost. Its state is unknown.\n"
 NO_ANSWER = "The token does not answer. Nothing was reset.\n"
-DECISIVE = {LUNA: "message 20", PKCS11: "message 02"}  # as a cable calls the command with which the reset is complete
+DECISIVE: dict[Kind, str] = {
+    LUNA: "message 20",
+    PKCS11: "message 02",
+}  # as a cable calls the command with which the reset is complete
 HASH = hashlib.sha256(b"a backup").digest()
 SIGN = "--sign --mechanism ECDSA --id 01 --input-file hash --output-file signature"
 OTHER = "AABB90"  # an OpenPGP card, which needs no library
@@ -103,7 +105,7 @@ def state(shown: str, serial: str) -> str:
 
 
 def test_a_luna_is_reset_after_the_question(appliance: Appliance) -> None:
-    """It is listed although no udev rule names it; a key that signed before is gone afterwards, for other programs, too."""
+    """It is listed although no udev rule names it; a key that signed before is gone for other programs, too."""
     person, root = appliance.log_in(), appliance.root
     appliance.plug(appliance.tokens.make(LUNA.serial, keys=1, family="luna"))
     node = root.run(NODE.format(f"{LUNA.simulator.looks.product_id:04x}"))
@@ -197,7 +199,7 @@ def test_one_that_is_pulled_in_the_middle_is_unknown(kind: Kind, appliance: Appl
     for shown in (absent, back):
         assert "Factory Reset:                      INTERRUPTED\n" in shown
     assert SUCCESSFUL in completed
-    assert state(person.run(LIST), kind.serial) == "zeroized"
+    assert state(person.list_tokens(), kind.serial) == "zeroized"
     assert told(appliance.root, kind).objects == []
     assert [event for event in appliance.events() if event.startswith("reset")][-4:] == [
         *("reset-intent", "reset-outcome unknown"),

@@ -143,7 +143,7 @@ class Appliance:
 
     @contextmanager
     def configuration(self, table: str, *settings: str) -> Iterator[None]:
-        """Have other settings in a table of the console's configuration for a while, and tables after it; it restarts."""
+        """Have other settings in a table of the configuration, and tables behind it, for a while; it restarts."""
         content = "\\n".join(settings).replace("/", r"\/")
         self.root.run(f"cp {CONFIG} {CONFIG}.kept && sed --in-place 's/^\\[{table}]$/&\\n{content}/' {CONFIG}")
         self.restart()
