@@ -28,7 +28,6 @@ from tests.support.vendor import FAILURE, SUCCESS
 LIST = "token backup list"
 SUCCESSFUL = f"\n'token backup factoryReset' successful.\n{SUCCESS}"
 UNKNOWN = "Contact with the token was lost. Its state is unknown.\n"
-NO_ANSWER = "The token does not answer. Nothing was reset.\n"
 DECISIVE: dict[Kind, str] = {
     LUNA: "message 20",
     PKCS11: "message 02",
@@ -61,7 +60,7 @@ class Told:
     """What other people's programs say of a token."""
 
     slots: str
-    objects: list[str]
+    objects: list[str]  # that anybody sees
     softhsm: set[str]
     signs: bool
 
@@ -72,7 +71,7 @@ def told(root: Ssh, kind: Kind) -> Told:
     tool, login = f"pkcs11-tool {module}", f"--login --pin {USER_PIN_IN_USE}"
     script = (
         f"cd $(mktemp --directory) && echo {base64.b64encode(HASH).decode()} | base64 --decode >hash\n"
-        f"{tool} -L; echo --; {tool} -O; {tool} {login} -O; echo --\n"
+        f"{tool} -L; echo --; {tool} -O; echo --\n"
         f"softhsm2-util {module} --show-slots; echo --\n"
         f"{tool} {login} {SIGN} >&2 && base64 --wrap=0 signature; echo --\n"
         f"{tool} --read-object --type pubkey --id 01 --output-file public >&2 && base64 --wrap=0 public\nrm -r $PWD"
@@ -81,7 +80,7 @@ def told(root: Ssh, kind: Kind) -> Told:
     point = base64.b64decode(public)[-65:]  # at the end of a SubjectPublicKeyInfo
     return Told(
         slots,
-        sorted(re.findall(r"^(\w+ Key) Object;", objects, re.MULTILINE)),
+        re.findall(r"^(\w+ Key) Object;", objects, re.MULTILINE),
         {" ".join(line.split()) for line in softhsm.splitlines()},
         bool(signature) and verifies(point, base64.b64decode(signature), HASH),
     )
@@ -120,7 +119,7 @@ def test_a_luna_is_reset_after_the_question(appliance: Appliance) -> None:
     assert shown.count("Firmware:                           1.2.3\n") == 2
     assert "PKCS#11 Slot:                       0 (Luna UHD Slot)\n" in shown
     assert "PKCS#11 Library:                    /opt/vendor/luna.so\n" in shown
-    assert before.objects == ["Private Key", "Public Key", "Public Key"]
+    assert before.objects == ["Public Key"]
     assert before.signs
     assert SUCCESSFUL not in kept
     assert SUCCESSFUL in done
@@ -158,7 +157,7 @@ def test_a_pkcs11_token_is_reset_with_its_so_pin(appliance: Appliance) -> None:
     assert PKCS11.refuses in " ".join(wrong.split())
     assert FAILURE in wrong
     for seen in (before, still):
-        assert seen.objects == ["Private Key", "Public Key", "Public Key"]
+        assert seen.objects == ["Public Key"]
         assert {"Label: in use", "User PIN init.: yes"} <= seen.softhsm
         assert seen.signs
     assert "SO PIN count low" in still.slots
@@ -220,20 +219,17 @@ def test_a_library_that_hangs_costs_nobody_else_anything(
     appliance.until(lambda: "answer to message 01" in cable.transfers)
     began = time.monotonic()
     listed = person.run(LIST)
-    took = time.monotonic() - began
+    took, children = time.monotonic() - began, appliance.root.run(CHILDREN)
     done = person.run(f"token backup factoryReset -serial {OTHER} -force")
     appliance.until(lambda: state(person.run(LIST), PKCS11.serial) == "unreachable")
     gave_up = time.monotonic() - began
-    refused = person.run(reset(PKCS11))
-    answered = time.monotonic() - began - gave_up
     appliance.until(lambda: not appliance.root.run(CHILDREN))
     tokens.pull(PKCS11.serial)
     appliance.until(lambda: not state(person.run(LIST), PKCS11.serial))
     appliance.plug(PKCS11.serial)
     with capsys.disabled():
         print(
-            f"\na library that hangs: the list took {took:.1f} s, its token was unreachable after {gave_up:.1f} s, "
-            f"its reset was refused in {answered:.1f} s",
+            f"\na library that hangs: the list took {took:.1f} s, its token was unreachable after {gave_up:.1f} s",
             end="",
         )
 
@@ -243,5 +239,5 @@ def test_a_library_that_hangs_costs_nobody_else_anything(
         OTHER: "initialized",
     }
     assert SUCCESSFUL in done
-    assert NO_ANSWER in refused
+    assert len(children.splitlines()) == 1
     assert state(person.run(LIST), PKCS11.serial) == "initialized"
