@@ -38,13 +38,13 @@ def client(appliance: Appliance, scratch: Path) -> Iterator[None]:
             group.close()  # the restart that follows is for both
 
 
-def usb_id(family: Family) -> str:
+def _settings(family: Family) -> tuple[str, str]:
+    return f'usb_ids = ["{_usb_id(family)}"]', f'library = "{library(FOLDER, family)}"'
+
+
+def _usb_id(family: Family) -> str:
     """As lsusb shows it."""
     return f"{family.looks.vendor_id:04x}:{family.looks.product_id:04x}"
-
-
-def _settings(family: Family) -> tuple[str, str]:
-    return f'usb_ids = ["{usb_id(family)}"]', f'library = "{library(FOLDER, family)}"'
 
 
 def _install(root: Ssh, compiled: Path) -> None:
