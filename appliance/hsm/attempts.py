@@ -95,10 +95,11 @@ class Attempt:
     def make(
         self, connection: Connection, begin: Callable[[], None], call: Callable[[Callable[[], None]], None]
     ) -> None:
-        """Let `call` give the password; it spends an attempt, which a right one, or no answer on it, gives back.
+        """Let `call` give the password; it spends an attempt, which a right one gives back.
 
-        Blocks. Raises `NoAttemptLeft` and `AttemptsDropped`, and then the password was not tried; `SecretRefused`, or
-        whatever else it comes to: then nobody knows, and the attempt is spent.
+        So does a clear answer that says nothing of the password. Blocks. Raises `NoAttemptLeft` and `AttemptsDropped`,
+        and then the password was not tried; `SecretRefused`, or whatever else it comes to, such as a time-out: then
+        nobody knows, and the attempt is spent.
         """
         probe = connection.probe()
         if probe.state is HsmState.ZEROIZED:
@@ -114,7 +115,7 @@ class Attempt:
         def before() -> None:
             begin()
             self._attempts.spend(hsm)
-            self.last = counted == 1
+            self.last = remaining == 1
 
         try:
             call(before)

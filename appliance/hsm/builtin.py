@@ -62,17 +62,19 @@ class BuiltinHsm:
         self._audit = audit
         self._logged_in: set[Person] = set()  # another set, whenever what they have logged in to is gone
         self._work: set[asyncio.Task[Any]] = set()
+        self._closing = False
         self._turn = asyncio.Lock()  # an attempt and what follows from it, before the next one
         self._queue = asyncio.Lock()  # where all but a reset wait for the turn
 
     @property
-    def busy(self) -> bool:
-        """Whether anything is being done with it, a reset aside."""
-        return bool(self._work)
+    def busy(self) -> int:
+        """How much is being done with it or waits for its turn, a reset aside."""
+        return len(self._work)
 
     async def finished(self) -> None:
-        """Wait for what is being done with it; each has its own time limit."""
-        while self._work:
+        """Take no password any more, and wait for what is being done with it; each has its own time limit."""
+        self._closing = True
+        if self._work:
             await asyncio.wait(self._work)
 
     def device(self) -> Device | None:
@@ -216,7 +218,7 @@ class BuiltinHsm:
                 connection.initialize(label, secret, first)
             else:
                 raise DeviceError(CHANGED)
-            return _judged(connection.probe(), label, connection.remains())
+            return _read_back(connection, label)
 
         try:
             report = await self._operate(work)
@@ -259,6 +261,8 @@ class BuiltinHsm:
                 raise ProtocolError("it is no built-in HSM")
             return call(connection)
 
+        if self._closing:
+            raise DeviceError("the console is being stopped")
         device = self._existing()
         if device.interrupted:
             raise DeviceError("a reset of it was begun and has not ended; 'hsm factoryReset' completes it")
@@ -302,6 +306,14 @@ class BuiltinHsm:
 def _contents(device: Device) -> tuple[object, ...]:
     probe = device.probe
     return (probe.state, probe.label, probe.told, probe.shortcomings) if probe else ()
+
+
+def _read_back(connection: BuiltinConnection, label: str) -> Report:
+    """What it is after an initialisation that it did not refuse: never "not done", whatever goes wrong with this."""
+    try:
+        return _judged(connection.probe(), label, connection.remains())
+    except DeviceError as problem:
+        return Report(Outcome.UNKNOWN, str(problem), "")
 
 
 def _judged(probe: Probe, label: str, remains: tuple[str, ...]) -> Report:

@@ -119,8 +119,7 @@ class Manager:
 
     def begun(self, device: Device) -> bool:
         """Whether a reset of the device was begun and has no outcome, running or not."""
-        name = device.serial, device.family
-        return any((intent.serial, intent.family) == name for intent in self._journal.pending())
+        return device.unfinished(self._journal.pending()) is not None
 
     async def refresh(self, device: Device) -> None:
         """Ask a device once more; `find` knows the answer afterwards.
@@ -312,10 +311,7 @@ class Manager:
             raise DeviceTimeout("it has still not answered an earlier question")
 
     def _with_intent(self, device: Device) -> Device:
-        names = {device.serial, device.probe.alias if device.probe else ""}  # no intent has an empty one
-        of_family = (intent for intent in self.interrupted() if intent.family == device.family)
-        intents = (intent for intent in of_family if intent.serial in names)
-        return replace(device, interrupted=next(intents, None))
+        return replace(device, interrupted=device.unfinished(self.interrupted()))
 
     def _announce(self, device: Device) -> None:
         word = self._unannounced.pop(device.attachment, "")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The values of the domain: frozen, comparable, free of I/O."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -145,3 +146,9 @@ class Device:
         if self.problem:
             return HsmState.UNREACHABLE
         return self.probe.state if self.probe else HsmState.UNKNOWN
+
+    def unfinished(self, intents: Collection[Intent]) -> Intent | None:
+        """Which of the intents is this device's, under whichever of its names; no intent has an empty one."""
+        names = {self.serial, self.probe.alias if self.probe else ""}
+        of_family = (intent for intent in intents if intent.family == self.family)
+        return next((intent for intent in of_family if intent.serial in names), None)

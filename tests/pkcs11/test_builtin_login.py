@@ -132,6 +132,28 @@ async def test_who_hangs_up_leaves_no_attempt_open(tmp_path: Path, pin: str, fai
         assert [record["outcome"] for record in records(house, "hsm-login")].count("not done") == failed
 
 
+async def test_the_end_waits_for_a_login_and_takes_no_other(tmp_path: Path, held: HeldLogin) -> None:
+    """Whoever goes on to log in does not keep the console from being stopped; nothing is tried or counted for him."""
+    async with builtin_house(tmp_path) as house:
+        await house.initialize()
+        held.hold()
+        login, waiting = (asyncio.create_task(house.log_in()) for _ in range(2))
+        await asyncio.to_thread(held.reached.wait, BOUND)
+        end = asyncio.create_task(house.hsm.finished())
+        await asyncio.wait([end], timeout=0.01)
+        waited, busy = not end.done(), house.hsm.busy
+        held.released.set()
+        async with asyncio.timeout(BOUND):
+            await end
+        for late in (waiting, house.log_in(WRONG)):
+            with pytest.raises(DeviceError, match="being stopped"):
+                await late
+        await login
+
+        assert (waited, busy, house.hsm.busy) == (True, 2, 0)
+        assert await house.hsm.attempts_left() == 3
+
+
 async def test_two_who_log_in_at_once_take_turns(tmp_path: Path, held: HeldLogin) -> None:
     """While one is in the middle of the last attempt, with the right password, to the other it is not used up."""
     async with builtin_house(tmp_path) as house:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import DeviceError, DeviceTimeout, ProtocolError, SecretRefused
+from appliance.errors import DeviceError, DeviceRefused, DeviceTimeout, ProtocolError, SecretRefused
 from appliance.hsm.attempts import Attempts, NoAttemptLeft
 from appliance.hsm.builtin import Zeroized
+from appliance.hsm.drivers.builtin import BuiltinLunaConnection
 from appliance.hsm.model import Device, HsmState, Outcome
 from appliance.hsm.pkcs11 import client
 from appliance.hsm.pkcs11.codes import error
@@ -127,19 +128,30 @@ async def test_a_locked_password_is_no_wrong_one(vendor: VendorModule, tmp_path:
     assert (vendor.keys(), records(house, "reset-intent")) == (1, [])
 
 
+@pytest.mark.parametrize("announced", [False, True])
 @pytest.mark.parametrize(("crashes", "outcome"), [(1, Outcome.DONE), (9, Outcome.NOT_DONE)])
 async def test_the_last_wrong_password_zeroizes_an_hsm_that_does_not_answer_after_it(
-    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crashes: int, outcome: Outcome
+    vendor: VendorModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    crashes: int,
+    outcome: Outcome,
+    announced: bool,
 ) -> None:
-    """The question that follows is lost: the reset is ordered all the same, and tells what it came to."""
+    """The question that follows is lost: the reset is ordered all the same, and tells what it came to.
+
+    So it is of one that has announced its last attempt itself, of which the person was warned.
+    """
     spend = Attempts.spend
 
     def spent(attempts: Attempts, hsm: str) -> None:
         spend(attempts, hsm)
         vendor.tell("fault-C_GetTokenInfo", "crash")
 
+    if announced:
+        vendor.tell("flags", "200000")
     async with builtin_house(tmp_path / "state", luna(vendor)) as house:
-        await fail(house, 2)
+        await fail(house, 0 if announced else 2)
         answered, seen, name = house.manager.answered, [], house.name
 
         async def once(device: Device) -> None:
@@ -156,7 +168,8 @@ async def test_the_last_wrong_password_zeroizes_an_hsm_that_does_not_answer_afte
     report = raised.value.report
     assert "crashed" in seen[0]
     assert (report.outcome, "crashed" in report.reason) == (outcome, outcome is not Outcome.DONE)
-    assert (vendor.keys(), house.attempts.left(name)) == ((0, 3) if outcome is Outcome.DONE else (1, 0))
+    left = 2 if announced else 0
+    assert (vendor.keys(), house.attempts.left(name)) == ((0, 3) if outcome is Outcome.DONE else (1, left))
 
 
 async def test_a_fault_before_the_password_costs_nothing(
@@ -230,6 +243,23 @@ async def test_an_old_label_proves_no_initialisation(vendor: VendorModule, tmp_p
         Outcome.UNKNOWN,
         "not initialized anew: a user PIN is set, there are objects",
     )
+
+
+async def test_what_is_refused_after_an_initialisation_does_not_undo_it(
+    vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the label that it had it looks as it did before: what is refused is the look at it, and the key is gone."""
+
+    def refuse(_: BuiltinLunaConnection) -> tuple[str, ...]:
+        raise DeviceRefused("the operation is not allowed", 0x80000030)
+
+    async with builtin_house(tmp_path / "state", luna(vendor)) as house:
+        await house.log_in()
+        monkeypatch.setattr(BuiltinLunaConnection, "remains", refuse)
+        report = await house.initialize(LABEL)
+
+    assert (report.outcome, vendor.keys()) == (Outcome.UNKNOWN, 0)
+    assert [record["outcome"] for record in records(house, "hsm-init")] == ["unknown"]
 
 
 async def test_a_no_that_is_not_about_the_password_costs_nothing(vendor: VendorModule, tmp_path: Path) -> None:

@@ -71,8 +71,7 @@ class FakeManager:
         raise UnknownSerial(serial)
 
     def begun(self, device: Device) -> bool:
-        name = device.serial, device.family
-        return any((intent.serial, intent.family) == name for intent in self.unfinished)
+        return device.unfinished(self.unfinished) is not None
 
     async def refresh(self, device: Device) -> None:
         if self.asking:
