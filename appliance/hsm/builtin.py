@@ -67,9 +67,9 @@ class BuiltinHsm:
         self._queue = asyncio.Lock()  # where all but a reset wait for the turn
 
     @property
-    def busy(self) -> int:
-        """How much is being done with it or waits for its turn, a reset aside."""
-        return len(self._work)
+    def busy(self) -> bool:
+        """Whether anything is being done with it, a reset aside; what waits for its turn at the end is refused."""
+        return bool(self._work)
 
     async def finished(self) -> None:
         """Take no password any more, and wait for what is being done with it; each has its own time limit."""

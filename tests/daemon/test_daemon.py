@@ -9,6 +9,8 @@ import pytest
 from appliance.config import Config, LineSettings, NetworkSettings
 from appliance.console.door import listen
 from appliance.daemon import Daemon
+from appliance.hsm.builtin import BuiltinHsm
+from appliance.hsm.manager import Manager
 from appliance.hsm.usb import UsbBus
 from appliance.simulator.bus import FolderBus
 from tests.support.door_client import DoorClient
@@ -57,3 +59,25 @@ async def test_a_socket_of_systemd_is_answered_though_the_door_is_off(
     config = Config(state=tmp_path / "state", line=line, network=NetworkSettings(enabled=False))
 
     assert b"switched off" in await ask(tmp_path, config, socket)
+
+
+@pytest.mark.parametrize(
+    ("login", "reset", "seconds"), [(False, False, 0), (False, True, 140), (True, False, 380), (True, True, 500)]
+)
+async def test_the_end_asks_systemd_for_the_time_that_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: bool, reset: bool, seconds: int
+) -> None:
+    """A reset that runs is not cut short, nor is one that a login leads to: with its question before and after it."""
+    told: list[dict[str, object]] = []
+    monkeypatch.setattr("appliance.systemd.notify", lambda **state: told.append(state))
+    monkeypatch.setattr(BuiltinHsm, "busy", property(lambda _: login))
+    monkeypatch.setattr(Manager, "busy", property(lambda _: reset))
+    (tmp_path / "bus").mkdir()
+    source = FolderBus(tmp_path / "bus")
+    config = Config(state=tmp_path / "state", line=LineSettings(port=str(tmp_path / "missing")))
+    daemon = Daemon(config, source, UsbBus(source.backend))
+    daemon.stop()
+    async with asyncio.timeout(PATIENCE):
+        await daemon.run()
+
+    assert [state["EXTEND_TIMEOUT_USEC"] for state in told if "STOPPING" in state] == [seconds * 1_000_000]

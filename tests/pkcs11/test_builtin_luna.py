@@ -248,18 +248,20 @@ async def test_an_old_label_proves_no_initialisation(vendor: VendorModule, tmp_p
 async def test_what_is_refused_after_an_initialisation_does_not_undo_it(
     vendor: VendorModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the label that it had it looks as it did before: what is refused is the look at it, and the key is gone."""
+    """With the label that it had, and no user PIN before, it looks as it did: what is refused is the look at it."""
 
     def refuse(_: BuiltinLunaConnection) -> tuple[str, ...]:
         raise DeviceRefused("the operation is not allowed", 0x80000030)
 
     async with builtin_house(tmp_path / "state", luna(vendor)) as house:
         await house.log_in()
+        await house.initialize(LABEL)
+        await house.log_in()
         monkeypatch.setattr(BuiltinLunaConnection, "remains", refuse)
         report = await house.initialize(LABEL)
 
-    assert (report.outcome, vendor.keys()) == (Outcome.UNKNOWN, 0)
-    assert [record["outcome"] for record in records(house, "hsm-init")] == ["unknown"]
+    assert (report.outcome, report.reason) == (Outcome.UNKNOWN, "the operation is not allowed (status 80000030)")
+    assert [record["outcome"] for record in records(house, "hsm-init")] == ["done", "unknown"]
 
 
 async def test_a_no_that_is_not_about_the_password_costs_nothing(vendor: VendorModule, tmp_path: Path) -> None:
