@@ -13,12 +13,13 @@ from dataclasses import replace
 from appliance.accounts.store import Account
 from appliance.errors import Break, EndOfFile, Hangup, Interrupt, StateError, Timeout
 from appliance.hsm.builtin import Person
+from appliance.hsm.manager import Manager
 from appliance.hsm.model import HsmClass, Intent
 from appliance.log import get_logger
 from appliance.shell import text
 from appliance.shell.commands import TREE
 from appliance.shell.commands.my import change_password
-from appliance.shell.commands.token import completion, without_completion
+from appliance.shell.commands.token import as_attached, completion, without_completion
 from appliance.shell.grammar import (
     AmbiguousWord,
     Command,
@@ -100,7 +101,7 @@ class Session:
             await self._terminal.write(f"Last login: {self._account.last_login}\n\n")
         await self._terminal.write(f"{self._services.banner} Command Line Shell\n\n")
         for intent in self._services.manager.interrupted():
-            await self._terminal.write(_warning(intent))
+            await self._terminal.write(_warning(self._services.manager, intent))
         await self._terminal.write("Command Result: 0 (Success)\n")
 
     async def _execute(self, line: str) -> Reply:
@@ -174,7 +175,7 @@ class Session:
         return complete(TREE, left, self._account.role)
 
 
-def _warning(intent: Intent) -> str:
+def _warning(manager: Manager, intent: Intent) -> str:
     """A reset was interrupted, and how it is completed."""
     if intent.hsm_class is HsmClass.BUILTIN:
         return (
@@ -182,8 +183,9 @@ def _warning(intent: Intent) -> str:
             "          Complete it by\n"
             "          hsm factoryReset\n\n"
         )
-    command = completion(intent)
-    advice = f"With the token attached, complete it by\n{command}" if command else without_completion(intent)
+    intent = as_attached(manager, intent)
+    command = completion(manager, intent)
+    advice = f"With the token attached, complete it by\n{command}" if command else without_completion(manager, intent)
     lines = (f"The factory reset of token {text.shown(intent.serial)} was interrupted.", *advice.splitlines())
     return "WARNING:  " + "\n          ".join(lines) + "\n\n"
 

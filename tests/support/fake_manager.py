@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from appliance.errors import UnknownSerial
+from appliance.errors import AmbiguousSerial, UnknownSerial, WrongClass
 from appliance.hsm.drivers import Progress
 from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe, Secret
 from appliance.hsm.reset import Report
@@ -39,6 +39,7 @@ class FakeManager:
     attached: list[Device] = field(default_factory=list)
     unfinished: list[Intent] = field(default_factory=list)
     problem: Exception | None = None  # what `find` raises
+    normalise: Callable[[str, str], str] = lambda family, serial: serial  # by family
     failure: Exception | None = None  # what `factory_reset` raises
     report: Report = field(default_factory=lambda: Report(Outcome.DONE, "", "667788"))
     refreshed: Device | Exception | None = None  # what a device that is asked again turns out to be
@@ -65,10 +66,14 @@ class FakeManager:
         self.looked += 1
         if self.problem:
             raise self.problem
-        for device in self.attached:
-            if device.serial == serial and device.hsm_class is hsm_class:
+        named = [device for device in self.attached if self.normalise(device.family, serial) == device.serial]
+        match [device for device in named if device.hsm_class is hsm_class]:
+            case [device]:
                 return device
-        raise UnknownSerial(serial)
+            case []:
+                raise WrongClass(serial) if named else UnknownSerial(serial)
+            case _:
+                raise AmbiguousSerial(serial)
 
     def begun(self, device: Device) -> bool:
         return device.unfinished(self.unfinished) is not None

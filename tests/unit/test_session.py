@@ -37,7 +37,7 @@ from appliance.errors import (
 from appliance.hsm.attempts import Attempts
 from appliance.hsm.builtin import BuiltinHsm
 from appliance.hsm.manager import Manager
-from appliance.hsm.model import Credential, HsmClass, Intent, Outcome
+from appliance.hsm.model import Credential, Device, HsmClass, Intent, Outcome
 from appliance.hsm.reset import Report
 from appliance.shell import dialogue
 from appliance.shell.commands import TREE
@@ -612,10 +612,56 @@ async def test_another_familys_token_hides_no_interrupted_reset(kept: Intent | N
     screen = await Shell(FakeManager([device], [INTENT])).command("token backup list")
 
     assert re.findall(r"State: +(\w+)", screen) == ["initialized", "not"]
-    assert "Unplug the other token with this serial number, and run the command that is shown then." in " ".join(
-        screen.split()
-    )
-    assert "-serial 667788" not in screen.rpartition("Token Details")[2]
+
+
+CLASH = "Unplug the other token with this serial number. 'token backup list' shows the command then."
+YUBIHSM = replace(token(), family="yubihsm")
+LUNA = replace(token("7550054"), family="luna")
+
+
+def compared(family: str, serial: str) -> str:
+    """As the families compare serial numbers."""
+    return serial.lstrip("0") if family == "luna" else serial
+
+
+@pytest.mark.parametrize(
+    ("attached", "intent", "advice"),
+    [
+        ([], INTENT, RESET),
+        ([token("1")], INTENT, RESET),
+        ([YUBIHSM], INTENT, CLASH),
+        ([replace(YUBIHSM, hsm_class=HsmClass.PKI)], INTENT, CLASH),
+        ([YUBIHSM, token(interrupted=INTENT)], INTENT, CLASH),
+        ([LUNA], replace(INTENT, serial="0007550054", family="pkcs11"), CLASH),
+        ([LUNA], replace(INTENT, serial="007 0", family="pkcs11"), f"Give '{RESET.partition(' -')[0]}' this serial"),
+        ([replace(LUNA, serial="7 0")], replace(INTENT, serial="007 0", family="pkcs11"), CLASH),
+        ([token(interrupted=replace(INTENT, serial="EMULATED"))], replace(INTENT, serial="EMULATED"), RESET),
+    ],
+)
+async def test_no_command_is_shown_that_leads_to_another_token(
+    attached: list[Device], intent: Intent, advice: str
+) -> None:
+    """List and greeting ask what the serial number leads to now, as each family compares it, and say the same."""
+    shell, terminal = Shell(FakeManager(attached, [intent], normalise=compared)), FakeTerminal(EndOfFile())
+    await shell.session(terminal).run()
+    screens = [terminal.screen, await shell.command("token backup list")]
+
+    for screen in screens:
+        words = " ".join(screen.split())
+        assert advice in words
+        assert (f"-serial {intent.serial}" in words) is (advice.endswith(f"-serial {intent.serial}"))
+        assert ("Unplug" in words) is (advice == CLASH)
+
+
+async def test_a_token_of_another_class_now_is_reset_by_the_command_of_today() -> None:
+    """What was begun as a backup token's and is configured as a PKI token is no other token that is in the way."""
+    shell = Shell(FakeManager([token(interrupted=INTENT, hsm_class=HsmClass.PKI)], [INTENT]))
+    terminal = FakeTerminal(EndOfFile())
+    await shell.session(terminal).run()
+
+    assert "token pki factoryReset -serial 667788" in terminal.screen
+    assert "token pki factoryReset -serial 667788" in await shell.command("token pki list")
+    assert "No backup tokens are attached." in await shell.command("token backup list")
 
 
 UNTYPED = "This serial number cannot be typed. Reset the token with its maker's own program, or destroy it."
@@ -667,7 +713,7 @@ def test_the_command_that_is_shown_is_read_as_it_is_meant() -> None:
 
     @given(st.text(st.sampled_from("-f1 \"'\t\u00a0\u2028A")) | st.text())
     def read(serial: str) -> None:
-        command = completion(replace(INTENT, serial=serial))
+        command = completion(cast(Manager, FakeManager()), replace(INTENT, serial=serial))
         found = find(TREE, command, Role.ADMIN)
         assert not command or parse(cast(Command, found.entry), found.rest).options == {"serial": serial}
 

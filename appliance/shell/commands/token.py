@@ -5,7 +5,6 @@ The two see and manage each their own class of devices and never the other's (Lu
 """
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +18,7 @@ from appliance.errors import (
     DeviceGone,
     DeviceTimeout,
     Hangup,
+    InventoryError,
     ResetUnsupported,
     SerialMismatch,
     StateError,
@@ -26,6 +26,7 @@ from appliance.errors import (
     UnknownSerial,
     WrongClass,
 )
+from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, Intent, Outcome, Secret
 from appliance.shell import text
 from appliance.shell.dialogue import ask, confirm, progress, settled
@@ -36,7 +37,7 @@ _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
 _UNFINISHED = "A reset of this token was begun and has not ended. Its state is unknown.\n"
-_CLASH = "Unplug the other token with this serial number, and run the command that is shown then."
+_CLASH = "Unplug the other token with this serial number.\n'token {hsm_class} list' shows the command then."
 _CAUTION = """\
 CAUTION:  Are you sure you wish to reset this {kind} token to
           factory default settings? All data will be erased.
@@ -62,21 +63,18 @@ _PKI = _Kind(HsmClass.PKI, "PKI", "token pki factoryReset")
 async def _list(kind: _Kind, call: Invocation) -> Reply:
     manager = call.services.manager
     await settled(manager)
-    devices = manager.devices(kind.hsm_class)
-    attached = {(device.serial, device.family) for device in devices}
-    attached |= {(device.interrupted.serial, device.family) for device in devices if device.interrupted}
-    blocks = [_block(device) for device in devices]
+    blocks = [_block(manager, device) for device in manager.devices(kind.hsm_class)]
     intents = (intent for intent in manager.interrupted() if intent.hsm_class is kind.hsm_class)
-    taken = {device.serial for device in devices}
-    blocks += [_absent(intent, taken) for intent in intents if (intent.serial, intent.family) not in attached]
+    blocks += [_absent(manager, intent) for intent in intents if _attached(manager, intent) is None]
     await call.terminal.write("\n" + ("\n".join(blocks) if blocks else f"No {kind.title} tokens are attached.\n"))
     return SUCCESS
 
 
 async def _show(kind: _Kind, call: Invocation) -> Reply:
-    await settled(call.services.manager)
+    manager = call.services.manager
+    await settled(manager)
     try:
-        device = call.services.manager.find(call.options["serial"], kind.hsm_class)
+        device = manager.find(call.options["serial"], kind.hsm_class)
     except ApplianceError as problem:
         return await _fail(kind, call, problem)
     attachment = device.attachment
@@ -89,7 +87,7 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
         ("USB Serial #", attachment.usb_serial),
         ("USB Bus/Address", f"{attachment.bus:03}/{attachment.address:03}"),
     ]
-    await call.terminal.write("\n" + _block(device, tuple((name, text.shown(value)) for name, value in more)))
+    await call.terminal.write("\n" + _block(manager, device, tuple((name, text.shown(value)) for name, value in more)))
     return SUCCESS
 
 
@@ -154,7 +152,7 @@ async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
     return replace(FAILURE, note=f"malformed {credential.name}")
 
 
-def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
+def _block(manager: Manager, device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
     """One device in the look of `hsm show`."""
     probe = device.probe
     pairs = [
@@ -169,44 +167,72 @@ def _block(device: Device, more: tuple[tuple[str, str], ...] = ()) -> str:
     if problem:
         pairs.append(("Problem", text.shown(problem, 160)))
     if device.interrupted:
-        pairs += _interrupted(
-            replace(device.interrupted, serial=device.serial, hsm_class=device.hsm_class)
-        )  # as it is called now
+        pairs += _interrupted(manager, _called_now(device.interrupted, device))
     return text.fields("Token Details", (*pairs, *more))
 
 
-def _absent(intent: Intent, taken: Collection[str]) -> str:
-    """A token that is not attached, but whose reset was never finished; by the `taken` ones others would be found."""
-    advice = _CLASH if intent.serial in taken else ""
-    pairs = [("Serial #", text.shown(intent.serial)), ("State", "not attached"), *_interrupted(intent, advice)]
+def _absent(manager: Manager, intent: Intent) -> str:
+    """A token that is not attached, but whose reset was never finished."""
+    pairs = [("Serial #", text.shown(intent.serial)), ("State", "not attached"), *_interrupted(manager, intent)]
     return text.fields("Token Details", pairs)
 
 
-def _interrupted(intent: Intent, advice: str = "") -> list[tuple[str, str]]:
+def _interrupted(manager: Manager, intent: Intent) -> list[tuple[str, str]]:
     return [
         ("Factory Reset", "INTERRUPTED"),
         ("Begun", f"{intent.begun} by {text.shown(intent.actor, 12)}"),
-        ("To complete it", advice or completion(intent) or without_completion(intent)),
+        ("To complete it", completion(manager, intent) or without_completion(manager, intent)),
     ]
 
 
-def completion(intent: Intent) -> str:
-    """The command that completes a reset, as it can be typed; "" where the serial number would be read as more.
+def as_attached(manager: Manager, intent: Intent) -> Intent:
+    """The intent with the serial number and the class that its token has now, if it is attached."""
+    device = _attached(manager, intent)
+    return _called_now(intent, device) if device else intent
 
-    It is the device's own text: part of it must not be taken for another serial number, or for an option.
+
+def completion(manager: Manager, intent: Intent) -> str:
+    """The command that completes a reset, as it can be typed; "" where it would lead to anything else.
+
+    The serial number is the device's own text: part of it must not be taken for another one, or for an option. And
+    another token that is attached may have the same.
     """
     serial = intent.serial
     one = len(serial) <= text.FIELD_COLUMNS and re.fullmatch("[!-~]+", serial) and is_word(serial)
-    return f"{_completing(intent)} -serial {serial}" if one else ""
+    return f"{_completing(intent)} -serial {serial}" if one and _leads_to_it(manager, intent) else ""
 
 
-def without_completion(intent: Intent) -> str:
+def without_completion(manager: Manager, intent: Intent) -> str:
     """What helps where there is no such command."""
     serial = intent.serial
     whole = len(serial) <= text.LONGEST_SHOWN and re.fullmatch("[ -~]+", serial)
-    if whole and '"' not in serial and not re.search("(^| )-", serial) and serial == " ".join(serial.split()):
-        return f"Give '{_completing(intent)}' this serial number in double quotes."
-    return "This serial number cannot be typed.\nReset the token with its maker's own program, or destroy it."
+    if not whole or '"' in serial or re.search("(^| )-", serial) or serial != " ".join(serial.split()):
+        return "This serial number cannot be typed.\nReset the token with its maker's own program, or destroy it."
+    if not _leads_to_it(manager, intent):
+        return _CLASH.format(hsm_class=intent.hsm_class)
+    return f"Give '{_completing(intent)}' this serial number in double quotes."
+
+
+def _leads_to_it(manager: Manager, intent: Intent) -> bool:
+    """Whether the serial number leads to no other token: to this one, or to none that is attached."""
+    try:
+        return manager.find(intent.serial, intent.hsm_class).family == intent.family
+    except UnknownSerial:
+        return True
+    except InventoryError:
+        return False
+
+
+def _attached(manager: Manager, intent: Intent) -> Device | None:
+    """The token whose reset was begun, of whichever class it is now."""
+    devices = (*manager.devices(HsmClass.BACKUP), *manager.devices(HsmClass.PKI))
+    name = intent.serial, intent.family
+    its = (device for device in devices if device.interrupted == intent or (device.serial, device.family) == name)
+    return next(its, None)
+
+
+def _called_now(intent: Intent, device: Device) -> Intent:
+    return replace(intent, serial=device.serial, hsm_class=device.hsm_class)
 
 
 def _completing(intent: Intent) -> str:
