@@ -15,11 +15,11 @@ GENERAL_ERROR = "50000 : CKR_GENERAL_ERROR"
 
 _COLUMNS = 79  # a line of 80 makes some terminals begin another
 FIELD_COLUMNS = _COLUMNS - 39  # of the value in a block of fields; a longer word is broken
-LONGEST_SHOWN = 64  # characters of a foreign text
+_LONGEST_SHOWN = 64  # characters of a foreign text
 _HEADER = f"Name         (short)  Description\n{'-' * 35}\n"
 
 
-def shown(text: str, limit: int = LONGEST_SHOWN) -> str:
+def shown(text: str, limit: int = _LONGEST_SHOWN) -> str:
     """Foreign text for people: one line, printable, at most `limit` characters."""
     safe = "".join(c if c.isprintable() else _escape(c) for c in text)
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."

@@ -198,19 +198,23 @@ def completion(manager: Manager, intent: Intent) -> str:
     another token that is attached may have the same.
     """
     serial = intent.serial
-    one = len(serial) <= text.FIELD_COLUMNS and re.fullmatch("[!-~]+", serial) and is_word(serial)
+    one = _is_readable(serial) and is_word(serial)
     return f"{_completing(intent)} -serial {serial}" if one and _leads_to_it(manager, intent) else ""
 
 
 def without_completion(manager: Manager, intent: Intent) -> str:
     """What helps where there is no such command."""
     serial = intent.serial
-    whole = len(serial) <= text.LONGEST_SHOWN and re.fullmatch("[ -~]+", serial)
-    if not whole or '"' in serial or re.search("(^| )-", serial) or serial != " ".join(serial.split()):
+    if not _is_readable(serial) or '"' in serial or re.search("(^| )-", serial) or serial != " ".join(serial.split()):
         return "This serial number cannot be typed.\nReset the token with its maker's own program, or destroy it."
     if not _leads_to_it(manager, intent):
         return _CLASH.format(hsm_class=intent.hsm_class)
     return f"Give '{_completing(intent)}' this serial number in double quotes."
+
+
+def _is_readable(serial: str) -> bool:
+    """Whether a person sees what to type: where a line was broken, there may be a blank or not."""
+    return len(serial) <= text.FIELD_COLUMNS and re.fullmatch("[ -~]+", serial) is not None
 
 
 def _leads_to_it(manager: Manager, intent: Intent) -> bool:
