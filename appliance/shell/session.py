@@ -36,6 +36,7 @@ from appliance.shell.invocation import FAILURE, Invocation, Origin, Reply, Servi
 _log = get_logger(__name__)
 
 _LONGEST_WORDS = 40  # characters of what was typed that an error repeats: it stays on one line of a terminal
+_LONGEST_WITHIN = 25  # characters of a serial number that has no line of its own, for the same reason
 _REFUSED = Reply(0, done=False, note="refused: not the local console")
 
 
@@ -178,16 +179,15 @@ class Session:
 def _warning(manager: Manager, intent: Intent) -> str:
     """A reset was interrupted, and how it is completed."""
     if intent.hsm_class is HsmClass.BUILTIN:
-        return (
-            "WARNING:  The factory reset of the built-in HSM was interrupted.\n"
-            "          Complete it by\n"
-            "          hsm factoryReset\n\n"
+        return text.warning(
+            "The factory reset of the built-in HSM was interrupted.\nComplete it by", "hsm factoryReset"
         )
     intent = as_attached(manager, intent)
+    serial = text.shown(intent.serial)
+    around = " " if len(serial) <= _LONGEST_WITHIN else "\n"
     command = completion(manager, intent)
-    advice = f"With the token attached, complete it by\n{command}" if command else without_completion(manager, intent)
-    lines = (f"The factory reset of token {text.shown(intent.serial)} was interrupted.", *advice.splitlines())
-    return "WARNING:  " + "\n          ".join(lines) + "\n\n"
+    advice = "With the token attached, complete it by" if command else without_completion(manager, intent)
+    return text.warning(f"The factory reset of token{around}{serial}{around}was interrupted.\n{advice}", command)
 
 
 def _sentence(problem: UsageError | AmbiguousWord | UnknownCommand) -> str:

@@ -77,6 +77,12 @@ def note(sentence: str) -> str:
     return textwrap.fill(shown(sentence, 300), _COLUMNS, initial_indent="NOTE:     ", subsequent_indent=" " * 10) + "\n"
 
 
+def warning(sentences: str, command: str = "") -> str:
+    """What a person should know at once; the command for it stands in a line of its own, where it has the room."""
+    typed = f"    {command}\n" if command else ""
+    return "WARNING:  " + sentences.replace("\n", "\n          ") + f"\n{typed}\n"
+
+
 def fields(title: str, pairs: Iterable[tuple[str, str]]) -> str:
     """A block of `Name:   value` lines in the look of `hsm show`."""
     lines = "".join(_field(name, value) for name, value in pairs)

@@ -563,7 +563,7 @@ async def test_a_login_tells_of_an_interrupted_reset() -> None:
 
     assert (
         "WARNING:  The factory reset of the built-in HSM was interrupted.\n          Complete it by\n"
-        "          hsm factoryReset\n"
+        "    hsm factoryReset\n"
     ) in terminal.screen
 
 

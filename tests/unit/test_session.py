@@ -915,6 +915,20 @@ async def test_a_login_is_told_of_interrupted_resets() -> None:
     assert terminal.screen.index("WARNING") < terminal.screen.index("Command Result: 0")
 
 
+@pytest.mark.parametrize("hsm_class", [HsmClass.BACKUP, HsmClass.PKI])
+@pytest.mark.parametrize("serial", ["X" * 25, "X" * 26, "X" * 40, f"{'X' * 20} {'X' * 19}", "X" * 64, "X" * 65])
+@pytest.mark.parametrize("attached", [[], [replace(YUBIHSM, serial="X" * 40)]])
+async def test_the_greeting_fits_on_a_terminal(hsm_class: HsmClass, serial: str, attached: list[Device]) -> None:
+    """Whatever a device calls itself, no line is broken: the command can be copied, and the number is seen whole."""
+    terminal, intent = FakeTerminal(EndOfFile()), replace(INTENT, serial=serial, hsm_class=hsm_class)
+
+    await Shell(FakeManager(attached, [intent])).session(terminal).run()
+
+    warning = terminal.screen.partition("WARNING")[2]
+    assert max(map(len, f"WARNING{warning}".splitlines())) <= 79
+    assert (serial if len(serial) <= 64 else f"{'X' * 61}...") in warning
+
+
 FIRST = ("PASSWORD", "new Secret 1", "new Secret 1")
 
 
