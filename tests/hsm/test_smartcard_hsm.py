@@ -202,8 +202,6 @@ def test_a_dkek_speaks_against_factory_state(answer: str, told: str) -> None:
     [
         ("6D00", "none"),
         ("6A86", "none"),
-        ("0000 0000000000000000 9000", "none"),  # a Pico HSM
-        ("9000", "none"),
         ("6E00", "not told (status 6E00)"),
         ("6982", "not told (status 6982)"),  # the first versions of the Pico HSM, and the next
         ("6986", "not told (status 6986)"),
@@ -223,6 +221,10 @@ def test_no_dkek_is_factory_state(answer: str, told: str) -> None:
         (["6A88", "6A88", "0100 ECC92C62E3F6189E 9000"], "1 share, key check value ECC92C62E3F6189E"),
         (["6A88", "6A86"], "none"),
         (["6A88"] * 16, "none"),
+        ([f"0000 {'00' * 8} 9000", "0100 ECC92C62E3F6189E 9000"], "1 share, key check value ECC92C62E3F6189E"),
+        ([f"0000 {'00' * 8} 9000", "6A88", "9000", "6A86"], "none"),  # a Pico HSM
+        ([f"0000 {'00' * 8} 9000"] * 16, "none"),
+        (["9000", "6982"], "not told (status 6982)"),
     ],
 )
 def test_each_key_domain_is_looked_into(answers: list[str], told: str) -> None:

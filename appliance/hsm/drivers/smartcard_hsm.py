@@ -183,13 +183,17 @@ class SmartcardHsmConnection(Connection):
         return Contents(file_ids(objects), self._tries(SO_PIN), self._tries(USER_PIN))
 
     def _dkek(self) -> Dkek:
-        """That of the first key domain in which there is one; asking takes no PIN, and changes nothing."""
+        """That of the first key domain in which there is one; asking takes no PIN, and changes nothing.
+
+        Domains without one answer with zeros, or that it is not there; any other status says that no more will follow.
+        """
         for domain in range(MOST_KEY_DOMAINS):
             command = Command(MANAGE_KEY_DOMAIN, p2=domain, cla=PROPRIETARY, le=LONGEST_SHORT)
             response = self._send(command, PROBE_TIMEOUT)
-            if response.status != EMPTY_KEY_DOMAIN:
+            dkek = Dkek.parse(response.status, response.data)
+            if dkek.present or response.status not in (OK, EMPTY_KEY_DOMAIN):
                 break
-        return Dkek.parse(response.status, response.data)
+        return dkek
 
     def _tries(self, reference: int) -> Tries:
         return Tries.parse(self._send(Command(VERIFY, p2=reference), PROBE_TIMEOUT).status)
