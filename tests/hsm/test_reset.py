@@ -347,20 +347,24 @@ def test_a_blank_device_that_refuses_is_not_done(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "outcome"),
+    ("state", "label", "outcome"),
     [
-        (HsmState.INITIALIZED, Outcome.NOT_DONE),
-        (HsmState.TERMINATED, Outcome.UNKNOWN),
-        (HsmState.ZEROIZED, Outcome.DONE),
+        (HsmState.INITIALIZED, "vault", Outcome.NOT_DONE),
+        (HsmState.INITIALIZED, "", Outcome.UNKNOWN),
+        (HsmState.INITIALIZED, "another", Outcome.UNKNOWN),
+        (HsmState.TERMINATED, "vault", Outcome.UNKNOWN),
+        (HsmState.ZEROIZED, "vault", Outcome.DONE),
     ],
 )
 def test_a_refused_secret_is_no_proof_that_nothing_was_destroyed(
-    bench: Bench, state: HsmState, outcome: Outcome
+    bench: Bench, state: HsmState, label: str, outcome: Outcome
 ) -> None:
     """A device that resets itself after too many wrong ones says no more than that: what it is then was read back."""
+    bench.token.label = "vault"
 
     def refuse() -> None:
         bench.token.become(state)
+        bench.token.label = label
         raise SecretRefused("the SO PIN is blocked", 0x6983)
 
     bench.token.hooks["block"] = refuse

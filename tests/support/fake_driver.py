@@ -39,6 +39,7 @@ class FakeToken:
 
     serial: str = "A1"
     state: HsmState = HsmState.INITIALIZED
+    label: str = ""
     obstacle: str = ""
     alias: str = ""  # told once it is zeroized
     tries: int = 3
@@ -98,6 +99,7 @@ class FakeConnection(Connection):
             state=token.state,
             model="Fake",
             firmware="1.0",
+            label=token.label,
             credential=Credential("SO PIN", "[0-9]{4}", "The SO PIN has 4 digits.", token.tries)
             if token.secret
             else None,
