@@ -463,6 +463,27 @@ async def test_the_end_of_a_hung_reset_is_bounded(build: Build) -> None:
     assert (await running).outcome is Outcome.UNKNOWN
 
 
+async def test_a_reset_that_ends_after_the_manager_leads_to_no_question(build: Build) -> None:
+    """Nobody would hear the answer, and nobody would wait for the end of the question."""
+    made = build(operation_timeout=0.5)
+    gate = Gate()
+    token = made.source.plug(HERE)
+    token.hooks["terminate"] = gate
+    await made.manager.start()
+    await made.settled()
+    running = asyncio.create_task(made.reset())
+    await gate.reached()
+    call = made.manager._calls[HERE]
+    async with asyncio.timeout(BOUND):
+        await made.manager.stop()
+        gate.open()
+        await asyncio.wait([call])
+    await made.settled()
+
+    assert (await running).outcome is Outcome.UNKNOWN
+    assert token.steps[3:] == ["open", "probe", "block", "terminate", "activate", "probe", "close"]
+
+
 @pytest.mark.parametrize(
     "options", [{"journal": NoJournal("damaged")}, {"audit": NoAudit("no space left")}], ids=["journal", "audit"]
 )
