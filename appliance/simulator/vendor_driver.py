@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from appliance.simulator.pkcs11_card import ANSWER, ERROR
 from appliance.simulator.vendor_interface import HEADER, LONGEST_MESSAGE
 
 _LONGEST_PACKET = 8192  # bytes
+_MOST_SLOTS = 128  # that the library takes
 _EXCHANGE = struct.Struct("<cBI")
 _WRITE_TIMEOUT = 5.0  # seconds; a device takes a message at once, or it is broken
 _GLANCE = 0.1  # seconds between two looks at whether a silent device is still waited for
@@ -59,6 +61,7 @@ class VendorDriver:
         self._path = path
         self._slots: list[_Slot] = []
         self._lock = threading.Lock()  # of what follows, and of the slots
+        self._left_out = 0  # devices for which there was no slot at the last look
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._closing = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -146,7 +149,10 @@ class VendorDriver:
         return bytes([len(told)]) + b"".join(told) + self._name
 
     def _look(self) -> None:
-        """Take devices that have left out of their slots, and put those that have come into the first empty ones."""
+        """Take devices that have left out of their slots, and put those that have come into the first empty ones.
+
+        Those for which there is none are in none until one is empty.
+        """
         try:
             there = set(self._bus.addresses([(self._looks.vendor_id, self._looks.product_id)]))
         except DeviceError as problem:
@@ -156,14 +162,21 @@ class VendorDriver:
             if slot.where not in there:
                 slot.where = None
             there.discard(slot.where)
-        for where in sorted(there):
-            slot = next((slot for slot in self._slots if slot.where is None), None) or self._new_slot()
-            slot.where = where
-            slot.insertions += 1
+        coming = deque(sorted(there))
+        while coming and (empty := self._empty_slot()):
+            empty.where = coming.popleft()
+            empty.insertions += 1
+        if len(coming) > self._left_out:
+            _log.warning("simulated vendor's driver has no slot left", slots=_MOST_SLOTS, left_out=len(coming))
+        self._left_out = len(coming)
 
-    def _new_slot(self) -> _Slot:
-        self._slots.append(_Slot())
-        return self._slots[-1]
+    def _empty_slot(self) -> _Slot | None:
+        """The first one, perhaps a new one; None when there are as many as there may be."""
+        slot = next((slot for slot in self._slots if slot.where is None), None)
+        if slot is None and len(self._slots) < _MOST_SLOTS:
+            slot = _Slot()
+            self._slots.append(slot)
+        return slot
 
     # One message
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from appliance.errors import StateError
 from appliance.hsm.usb import UsbBus
@@ -20,6 +21,7 @@ from appliance.simulator.families import LUNA, OPENPGP, PKCS11, Family
 from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.pyusb_backend import SimulatedBackend
 from appliance.simulator.vendor_driver import VendorDriver
+from appliance.simulator.vendor_library import SOURCE
 from tests.support.token_bus import TokenBus
 
 BOUND = 20.0  # seconds to wait for anything
@@ -139,6 +141,27 @@ def test_each_device_has_a_slot(desk: Desk, library: Library) -> None:
         [(False, 1), (True, 1)],
         [(True, 2), (True, 1)],
     ]
+
+
+def test_there_are_as_many_slots_as_the_library_takes(tmp_path: Path) -> None:
+    """Devices beyond them are in none, which is logged once, until a slot is empty."""
+    token = TokenBus(tmp_path, "1", 0, LUNA)
+    token.plug()
+    crowd = [replace(place, bus=bus) for place in token._places() for bus in range(300)]
+    path = tmp_path / "luna.sock"
+    with VendorDriver(UsbBus(SimulatedBackend(lambda: crowd)), LUNA, path), structlog.testing.capture_logs() as logged:
+        library = Library(path)
+        with library.line:
+            seen = [library.slots(), library.slots()]
+            beyond = library.ask(128)[0]
+            del crowd[5]
+            after = library.slots()
+
+    assert seen == [[(True, 1)] * 128] * 2
+    assert beyond == SLOT_ID_INVALID
+    assert after == [(True, 2 if slot == 5 else 1) for slot in range(128)]
+    assert [(entry["slots"], entry["left_out"]) for entry in logged if "no slot left" in entry["event"]] == [(128, 172)]
+    assert "MOST_SLOTS = 128" in SOURCE.read_text()
 
 
 def test_a_device_that_was_swapped_is_not_meant(desk: Desk, library: Library) -> None:
