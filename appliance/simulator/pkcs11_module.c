@@ -59,11 +59,11 @@ enum { EC_KEY_PAIR_GEN = 0x1040, ECDSA = 0x1041 };
 enum { TOKEN_INFO = 0x01, INIT_TOKEN = 0x02, LOGIN = 0x03, LOGOUT = 0x04, INIT_PIN = 0x05, FIND_OBJECTS = 0x10,
        GET_ATTRIBUTE = 0x11, GENERATE_KEY_PAIR = 0x12, SIGN = 0x13, DESTROY_OBJECT = 0x14, FACTORY_RESET = 0x20 };
 enum { MOST_SLOTS = 128, MOST_SESSIONS = 32, MOST_FOUND = 64 };
-enum { ACCESS = 16, SIGNATURE = 64, LONGEST = 8192, ANSWER = 0x80 };
+enum { ACCESS = 16, SIGNATURE = 64, LONGEST = 8192, TOO_LONG = LONGEST + 1, ANSWER = 0x80 };
 
 static int driver = -1;
 static byte_t packet[LONGEST]; /* to the driver, and from it */
-static size_t length;          /* of the packet in the making, or that came; more than LONGEST: too long */
+static size_t length;          /* of the packet in the making, or that came; TOO_LONG: it cannot be sent */
 
 static struct { byte_t flags; uint32_t insertion; int who; byte_t access[ACCESS]; } slots[MOST_SLOTS];
 static ulong_t slot_count;
@@ -80,8 +80,8 @@ static struct {
 
 static void put(const void *data, size_t size)
 {
-    if (length > sizeof packet || size > sizeof packet - length) {
-        length = sizeof packet + 1;
+    if (length == TOO_LONG || size > LONGEST - length || (size && !data)) {
+        length = TOO_LONG;
         return;
     }
     if (size)
@@ -105,7 +105,7 @@ static ulong_t ask(void)
 {
     if (driver < 0)
         return NOT_INITIALIZED;
-    if (length > sizeof packet)
+    if (length == TOO_LONG)
         return ARGUMENTS_BAD;
     if (send(driver, packet, length, MSG_NOSIGNAL) != (ssize_t)length)
         return DEVICE_ERROR;
@@ -168,8 +168,10 @@ static ulong_t exchange(void)
     code = number_at(0);
     if (code)
         return code;
-    if (length >= 4 + COMMAND + 4 && packet[4] != (command | ANSWER))
-        return number_at(4 + COMMAND);
+    if (length >= 4 + COMMAND + 4 && packet[4] != (command | ANSWER)) {
+        code = number_at(4 + COMMAND);
+        return code ? code : DEVICE_ERROR;
+    }
     if (length < 4 + COMMAND || packet[4] != (command | ANSWER))
         return DEVICE_ERROR;
     length -= 4 + COMMAND;
@@ -206,7 +208,9 @@ static void begin_in(ulong_t session, byte_t command)
 
 static void put_template(const struct attribute *template, ulong_t count)
 {
-    for (ulong_t i = 0; i < count; i++) {
+    if (!template && count)
+        length = TOO_LONG;
+    for (ulong_t i = 0; i < count && length < TOO_LONG; i++) {
         put_number((uint32_t)template[i].kind);
         put_number((uint32_t)template[i].size);
         put(template[i].value, template[i].size);
@@ -217,6 +221,13 @@ static void forget_login(ulong_t slot)
 {
     slots[slot].who = NOBODY;
     memset(slots[slot].access, 0, ACCESS);
+}
+
+static void forget_everything(void)
+{
+    memset(sessions, 0, sizeof sessions);
+    for (ulong_t i = 0; i < MOST_SLOTS; i++)
+        forget_login(i);
 }
 
 static ulong_t open_in(ulong_t slot)
@@ -266,9 +277,7 @@ static ulong_t initialize(void *arguments)
         driver = -1;
         return DEVICE_ERROR;
     }
-    memset(sessions, 0, sizeof sessions);
-    for (int i = 0; i < MOST_SLOTS; i++)
-        forget_login((ulong_t)i);
+    forget_everything();
     return OK;
 }
 
@@ -279,11 +288,14 @@ static ulong_t finalize(void *arguments)
         return NOT_INITIALIZED;
     close(driver);
     driver = -1;
+    forget_everything();
     return OK;
 }
 
 static ulong_t get_info(struct info *info)
 {
+    if (!info)
+        return ARGUMENTS_BAD;
     memset(info, 0, sizeof *info);
     info->cryptoki = (struct version){2, 40};
     fill(info->manufacturer, sizeof info->manufacturer, "appliance-console", 32);
@@ -294,8 +306,8 @@ static ulong_t get_info(struct info *info)
 static ulong_t get_slot_list(byte_t present, ulong_t *list, ulong_t *count)
 {
     ulong_t found = 0, code = look();
-    if (code)
-        return code;
+    if (code || !count)
+        return code ? code : ARGUMENTS_BAD;
     for (ulong_t i = 0; i < slot_count; i++) {
         if (present && !(slots[i].flags & TOKEN_PRESENT))
             continue;
@@ -311,8 +323,8 @@ static ulong_t get_slot_list(byte_t present, ulong_t *list, ulong_t *count)
 static ulong_t get_slot_info(ulong_t slot, struct slot_info *info)
 {
     ulong_t code = look_at(slot);
-    if (code)
-        return code;
+    if (code || !info)
+        return code ? code : ARGUMENTS_BAD;
     memset(info, 0, sizeof *info);
     fill(info->description, sizeof info->description, slot_name, sizeof slot_name);
     fill(info->manufacturer, sizeof info->manufacturer, "appliance-console", 32);
@@ -324,8 +336,8 @@ static ulong_t token_info(ulong_t slot, struct token_info *info, byte_t *patch)
 {
     const ulong_t unknown = ~0UL; /* CK_UNAVAILABLE_INFORMATION */
     ulong_t code = look_at(slot);
-    if (code)
-        return code;
+    if (code || !info)
+        return code ? code : ARGUMENTS_BAD;
     begin(slot, 0, TOKEN_INFO);
     code = answer_of(64 + 4 + 5);
     if (code)
@@ -356,6 +368,8 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
 static ulong_t get_mechanism_list(ulong_t slot, ulong_t *list, ulong_t *count)
 {
     ulong_t code = look_at(slot);
+    if (!code && !count)
+        return ARGUMENTS_BAD;
     if (code || (list && *count < 2))
         return code ? code : BUFFER_TOO_SMALL;
     if (list)
@@ -371,6 +385,8 @@ static ulong_t get_mechanism_info(ulong_t slot, ulong_t kind, struct mechanism_i
     (void)slot;
     if (kind != EC_KEY_PAIR_GEN && kind != ECDSA)
         return MECHANISM_INVALID;
+    if (!info)
+        return ARGUMENTS_BAD;
     *info = (struct mechanism_info){256, 256, hardware | prime_field | named_curve | not_compressed};
     info->flags |= kind == ECDSA ? signs : generates;
     return OK;
@@ -400,8 +416,8 @@ static ulong_t open_session(ulong_t slot, ulong_t flags, void *application, void
 {
     ulong_t code = look_at(slot);
     (void)application, (void)notify;
-    if (code)
-        return code;
+    if (code || !session)
+        return code ? code : ARGUMENTS_BAD;
     if (!(slots[slot].flags & TOKEN_PRESENT))
         return TOKEN_NOT_PRESENT;
     for (ulong_t i = 0; i < MOST_SESSIONS; i++)
@@ -438,6 +454,8 @@ static ulong_t get_session_info(ulong_t session, struct session_info *info)
 {
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!info)
+        return ARGUMENTS_BAD;
     ulong_t slot = sessions[session - 1].slot, flags = sessions[session - 1].flags, writes = flags & RW_SESSION ? 2 : 0;
     int who = slots[slot].who;
     ulong_t state = who == SECURITY_OFFICER ? 4 : writes + (who == USER);
@@ -485,6 +503,8 @@ static ulong_t get_attribute_value(ulong_t session, ulong_t object, struct attri
     ulong_t result = OK;
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!template && count)
+        return ARGUMENTS_BAD;
     for (ulong_t i = 0; i < count; i++) {
         begin_in(session, GET_ATTRIBUTE);
         put_number((uint32_t)object);
@@ -526,6 +546,8 @@ static ulong_t find_objects(ulong_t session, ulong_t *objects, ulong_t most, ulo
 {
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!count || (!objects && most))
+        return ARGUMENTS_BAD;
     if (!sessions[session - 1].searching)
         return OPERATION_NOT_INITIALIZED;
     for (*count = 0; *count < most && sessions[session - 1].found_next < sessions[session - 1].found_count; ++*count)
@@ -547,6 +569,8 @@ static ulong_t sign_init(ulong_t session, const struct mechanism *mechanism, ulo
 {
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!mechanism)
+        return ARGUMENTS_BAD;
     if (mechanism->kind != ECDSA)
         return MECHANISM_INVALID;
     sessions[session - 1].key = (uint32_t)key;
@@ -558,6 +582,8 @@ static ulong_t sign(ulong_t session, const byte_t *data, ulong_t size, byte_t *s
 {
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!signature_size)
+        return ARGUMENTS_BAD;
     if (!sessions[session - 1].signing)
         return OPERATION_NOT_INITIALIZED;
     ulong_t room = signature ? *signature_size : 0;
@@ -581,6 +607,8 @@ static ulong_t generate_key_pair(ulong_t session, const struct mechanism *mechan
 {
     if (!is_open(session))
         return SESSION_HANDLE_INVALID;
+    if (!mechanism || !public_key || !private_key)
+        return ARGUMENTS_BAD;
     if (mechanism->kind != EC_KEY_PAIR_GEN)
         return MECHANISM_INVALID;
     if (!(sessions[session - 1].flags & RW_SESSION))
@@ -612,15 +640,18 @@ ulong_t CA_FactoryReset(ulong_t slot, ulong_t flags)
 ulong_t CA_GetTokenInsertionCount(ulong_t slot, ulong_t *count)
 {
     ulong_t code = look_at(slot);
-    if (!code)
-        *count = slots[slot].insertion;
-    return code;
+    if (code || !count)
+        return code ? code : ARGUMENTS_BAD;
+    *count = slots[slot].insertion;
+    return OK;
 }
 
 ulong_t CA_GetFirmwareVersion(ulong_t slot, ulong_t *major, ulong_t *minor, ulong_t *patch)
 {
     struct token_info info;
     byte_t last;
+    if (!major || !minor || !patch)
+        return ARGUMENTS_BAD;
     ulong_t code = token_info(slot, &info, &last);
     if (!code)
         *major = info.firmware.major, *minor = info.firmware.minor, *patch = last;
@@ -634,6 +665,8 @@ ulong_t C_GetFunctionList(struct functions **list);
 ulong_t C_GetFunctionList(struct functions **list)
 {
     static struct functions all = {.version = {2, 40}};
+    if (!list)
+        return ARGUMENTS_BAD;
     for (int i = 0; i < 68; i++)
         all.entry[i] = unsupported;
     all.entry[0] = ENTRY(initialize);
