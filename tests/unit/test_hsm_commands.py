@@ -15,15 +15,17 @@ from appliance.errors import (
     ApplianceError,
     DeviceBusy,
     DeviceError,
+    DeviceGone,
     DeviceRefused,
     DeviceTimeout,
     EndOfFile,
     Interrupt,
     NotLoggedIn,
+    ProtocolError,
     SecretRefused,
     StateError,
 )
-from appliance.hsm.attempts import AttemptsDropped
+from appliance.hsm.attempts import CHANGED, AttemptsDropped
 from appliance.hsm.builtin import BuiltinHsm, Zeroized
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Intent, Outcome
@@ -530,7 +532,14 @@ async def test_what_is_not_done_is_not_called_so(report: Report, sentence: str) 
             "300000 : CKR_DEVICE_ERROR",
             "The password was not tried. Run the command again.\n        Reason: another login has failed meanwhile",
         ),
-        (DeviceError("why"), "300000 : CKR_DEVICE_ERROR", "Unable to communicate with HSM.\n        Reason: why"),
+        *(
+            (lost("why"), "300000 : CKR_DEVICE_ERROR", "Unable to communicate with HSM.\n        Reason: why")
+            for lost in (DeviceGone, DeviceTimeout, ProtocolError)
+        ),
+        *(
+            (DeviceError(reason), "300000 : CKR_DEVICE_ERROR", f"This cannot be done now.\n        Reason: {reason}")
+            for reason in (CHANGED, "the console is being stopped")
+        ),
         (
             StateError(Path("audit.jsonl"), "full"),
             "50000 : CKR_GENERAL_ERROR",
@@ -539,7 +548,7 @@ async def test_what_is_not_done_is_not_called_so(report: Report, sentence: str) 
     ],
 )
 async def test_trouble_is_said_in_words(problem: ApplianceError, code: str, sentence: str) -> None:
-    """Each with its code and its reason."""
+    """Each with its code and its reason; communication is blamed only where it failed."""
     shell = Shell(FakeBuiltin(problem=problem))
 
     assert await shell.command("hsm zeroize -f") == "\n" + frame("hsm zeroize", code, sentence)

@@ -13,9 +13,12 @@ from appliance.errors import (
     AttachmentChanged,
     DeviceBusy,
     DeviceError,
+    DeviceGone,
     DeviceRefused,
+    DeviceTimeout,
     Hangup,
     NotLoggedIn,
+    ProtocolError,
     ResetUnsupported,
     SecretRefused,
     StateError,
@@ -38,6 +41,7 @@ _NOT_INITIALIZED = "1020000 : CKR_USER_PIN_NOT_INITIALIZED"
 Work = Callable[[Invocation, Device], Awaitable[Reply]]
 
 _ZEROIZED = "  The HSM is in the factory reset (zeroized) state."
+_UNREACHABLE = "Unable to communicate with HSM.\n"
 _LONGEST_PASSWORD = 255
 _LABEL = re.compile("[!-~]([ -~]{0,30}[!-~])?")  # a token pads it with blanks, which nobody can tell from its own
 _PROMPT = "          > "
@@ -76,7 +80,8 @@ Caution:  This is your LAST available HSM Admin login attempt.
 async def _show(call: Invocation, device: Device) -> Reply:
     probe = device.probe
     if probe is None:
-        raise DeviceError(device.problem or "it has not answered yet")
+        reason = device.problem or "it has not answered yet"
+        return await _failed(call, text.DEVICE_ERROR, _UNREACHABLE + text.reason(reason), reason)
     builtin = call.services.builtin
     pairs = [
         ("HSM Label", text.shown(probe.label) or "no label"),
@@ -294,14 +299,14 @@ def _explain(problem: ApplianceError) -> tuple[str, str]:
             reset = "Use 'hsm factoryReset' on the local console. It destroys all data."
             return _THRESHOLD, f"The HSM takes no login: no attempt is left.\n{reset}"
         case AttemptsDropped():
-            return (
-                text.DEVICE_ERROR,
-                f"The password was not tried. Run the command again.\n{text.reason(problem.reason)}",
-            )
+            untried = "The password was not tried. Run the command again."
+            return text.DEVICE_ERROR, f"{untried}\n{text.reason(problem.reason)}"
         case DeviceRefused():
             return text.DEVICE_ERROR, f"The HSM refused. Nothing was done.\n{text.reason(problem.reason)}"
-        case DeviceError():
-            return text.DEVICE_ERROR, f"Unable to communicate with HSM.\n{text.reason(problem.reason)}"
+        case DeviceGone() | DeviceTimeout() | ProtocolError():
+            return text.DEVICE_ERROR, _UNREACHABLE + text.reason(problem.reason)
+        case DeviceError():  # nothing was lost: it may well answer
+            return text.DEVICE_ERROR, f"This cannot be done now.\n{text.reason(problem.reason)}"
     raise problem
 
 
