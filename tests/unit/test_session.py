@@ -133,6 +133,16 @@ def an_account(**changes: object) -> Account:
     return replace(account, **changes)  # type: ignore[arg-type]  # a builder for tables
 
 
+INTENT = Intent("667788", "openpgp", HsmClass.BACKUP, "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
+YUBIHSM = replace(token(), family="yubihsm")
+LUNA = replace(token("7550054"), family="luna")
+
+
+def compared(family: str, serial: str) -> str:
+    """As the families compare serial numbers."""
+    return serial.lstrip("0") if family == "luna" else serial
+
+
 async def test_proceed_resets_the_token_and_says_so_as_the_vendor_does() -> None:
     """Without -force the CAUTION block is shown, and after `proceed` the success line and result 0."""
     shell = Shell()
@@ -426,6 +436,32 @@ async def test_two_serial_numbers_are_told_before_anything(force: str) -> None:
     assert "   Conflict:                           USB says 1, the token says 667788\n" in shown
 
 
+@pytest.mark.parametrize("force", ["", " -force"])
+@pytest.mark.parametrize(
+    ("typed", "intent", "noted"),
+    [
+        ("7550054", replace(INTENT, serial="7550054"), True),
+        ("0007550054", replace(INTENT, serial="7550054"), True),
+        ("0007550054", replace(INTENT, serial="0007550054"), True),
+        ("7550054", replace(INTENT, serial="1"), False),
+        ("7550054", replace(INTENT, serial="7550054", family="luna"), False),
+    ],
+)
+async def test_whoever_completes_a_reset_is_told_of_another_token(
+    typed: str, intent: Intent, noted: bool, force: str
+) -> None:
+    """Where the number that was given is also that of an interrupted reset of another family, the model is told."""
+    shell = Shell(FakeManager([LUNA], [intent], normalise=compared))
+    note = (
+        "\nNOTE:     A reset of another token with this serial number was interrupted. The\n"
+        "          model of this one is OpenPGP card.\n\n"
+    )
+
+    screen = await shell.command(f"token backup factoryReset -serial {typed}{force}", "proceed")
+
+    assert screen.startswith((note if noted else "\n") + ("'token backup" if force else "CAUTION:  Are you sure"))
+
+
 async def shown(terminal: FakeTerminal, text: str) -> None:
     """Wait until the text is on the screen."""
     async with asyncio.timeout(10):
@@ -590,9 +626,6 @@ async def test_a_token_that_hangs_keeps_no_command_waiting(monkeypatch: pytest.M
     assert "   State:                              unknown\n   Problem:                            it has not" in screen
 
 
-INTENT = Intent("667788", "openpgp", HsmClass.BACKUP, "234b:0000", "SIM", "2026-01-30T11:24:00Z", "admin", "Console")
-
-
 async def test_an_interrupted_reset_is_shown_attached_or_not() -> None:
     """The list tells of an unfinished reset and how to complete it."""
     attached = await Shell(FakeManager([token(interrupted=INTENT)], [INTENT])).command("token backup list")
@@ -615,13 +648,6 @@ async def test_another_familys_token_hides_no_interrupted_reset(kept: Intent | N
 
 
 CLASH = "Unplug the other token with this serial number. 'token backup list' shows the command then."
-YUBIHSM = replace(token(), family="yubihsm")
-LUNA = replace(token("7550054"), family="luna")
-
-
-def compared(family: str, serial: str) -> str:
-    """As the families compare serial numbers."""
-    return serial.lstrip("0") if family == "luna" else serial
 
 
 @pytest.mark.parametrize(

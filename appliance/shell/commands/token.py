@@ -36,6 +36,7 @@ from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
+_OTHER = "A reset of another token with this serial number was interrupted. The model of this one is"
 _UNFINISHED = "A reset of this token was begun and has not ended. Its state is unknown.\n"
 _CLASH = "Unplug the other token with this serial number.\n'token {hsm_class} list' shows the command then."
 _CAUTION = """\
@@ -103,8 +104,8 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
             device = manager.find(serial, kind.hsm_class)
         if device.probe and device.probe.obstacle:
             raise ResetUnsupported(device.probe.obstacle)
-        if device.probe and device.probe.conflict:
-            await call.terminal.write(text.note(f"{_CONFLICT} {device.probe.conflict}.") + "\n")
+        for note in _notes(manager, device, serial):
+            await call.terminal.write(text.note(note) + "\n")
         if "force" not in call.options:
             stopped = await confirm(call, _CAUTION.format(kind=kind.title), "          > ")
             if stopped is not None:
@@ -132,6 +133,15 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
     )
     await call.terminal.write(text.failed(call.command, text.DEVICE_ERROR, sentence))
     return replace(FAILURE, note=f"{report.outcome}: {report.reason}")
+
+
+def _notes(manager: Manager, device: Device, typed: str) -> list[str]:
+    """What speaks against this being the token that the person means."""
+    notes = [f"{_CONFLICT} {device.probe.conflict}."] if device.probe and device.probe.conflict else []
+    others = (intent.serial for intent in manager.interrupted() if intent.family != device.family)
+    if not {typed, device.serial}.isdisjoint(others):
+        notes.append(f"{_OTHER} {device.probe.model if device.probe else device.family}.")
+    return notes
 
 
 async def _secret(call: Invocation, device: Device) -> Secret | Reply | None:
