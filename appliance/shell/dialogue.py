@@ -70,8 +70,9 @@ async def progress(terminal: Terminal, sentence: str) -> AsyncIterator[Steps]:
         yield steps
     finally:
         telling.cancel()
+        await asyncio.wait([telling])  # to await the task itself could take a cancellation of the caller for its own
         with suppress(asyncio.CancelledError, Hangup):
-            await telling
+            telling.result()
     if steps.told:
         await terminal.write("\n\n")
 
