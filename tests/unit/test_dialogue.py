@@ -8,7 +8,7 @@ from tests.support.fake_terminal import FakeTerminal
 
 
 async def test_a_hang_up_in_the_moment_in_which_the_work_ends_is_not_lost() -> None:
-    """Whoever ends the session, or the console, waits for it: a command that went on would keep him waiting for ever."""
+    """Whoever ends the session, or the console, waits for it: a command that went on would keep him for ever."""
     work_ends, never = asyncio.Event(), asyncio.Event()
 
     async def command() -> None:
