@@ -41,6 +41,7 @@ _log = get_logger(__name__)
 _RESCAN_INTERVAL = 60.0  # seconds; a look at what is plugged, should an event have been lost without a trace
 _PORT_PATIENCE = 2.0  # seconds in which a port that is there is open
 _MEND = "Mend that, then restart the appliance."
+_LAST_WORDS = 2.0  # seconds in which whoever ordered a reset reads what it came to, before his session ends
 _MARGIN = 20.0  # seconds to record an outcome and close everything
 
 
@@ -123,10 +124,13 @@ class Daemon:
             if console.done():
                 console.result()  # it does not end by itself: raise what ended it, and let systemd start us anew
         finally:
+            working = self._manager.busy or self._services.builtin.busy
             systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
             await _cancel(others)
             await self._services.builtin.finished()
             await self._manager.stop()  # first of all a reset that runs comes to its end
+            if working:
+                await asyncio.wait([console], timeout=_LAST_WORDS)
             await _cancel(console)
             await self._door.close()
             await self._note("stop")

@@ -3,6 +3,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.person import PASSWORD, PROMPT, Person
 from tests.support.vendor import FAILURE, REFUSAL, SUCCESS
 
 RESET = "token backup factoryReset -serial 667788"
+BOUND = 30.0  # seconds; no wait of a test lasts longer
 PROMPT_HERE = f"[{hostname_of_machine()}] lunash:>"
 
 
@@ -124,6 +126,22 @@ def test_a_damaged_token_file_is_an_unreachable_token(demo: DemoProcess, person:
 
     assert listed.count("unreachable") == 1
     assert listed.count("zeroized") == 1
+
+
+def test_whoever_ordered_a_reset_reads_what_it_came_to_before_the_console_ends(
+    demo: DemoProcess, person: Person
+) -> None:
+    """Told to stop in the middle of it, the daemon ends after the reset, and after that was said; nobody kills it."""
+    demo.token(keys=3, faults=[{"do": "slow", "at": "TERMINATE DF", "seconds": 3}])
+    person.type(f"{RESET} -force\r")
+    person.read_until("The token is being reset")
+    demo.process.send_signal(signal.SIGTERM)
+
+    shown = person.read_until(r"Command Result : \d+ \(.*\)\n")
+
+    assert f"'token backup factoryReset' successful.\n{SUCCESS}" in shown
+    assert demo.process.wait(BOUND) == 0
+    assert [record["event"] for record in demo.audit()][-4:] == ["reset-outcome", "result", "logout", "stop"]
 
 
 def test_contact_lost_in_mid_reset_is_unknown_and_completed_later(demo: DemoProcess, person: Person) -> None:
