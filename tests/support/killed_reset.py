@@ -53,10 +53,11 @@ class WatchedJournal(Journal):
         self.step()
 
     def finish(self, serial: str, family: str) -> None:
-        """Before, and after."""
+        """Before, and after; it is the last step of a reset: the question that follows is none."""
         self.step()
         super().finish(serial, family)
         self.step()
+        self.step.armed = False
 
 
 class WatchedAudit(AuditLog):
