@@ -49,13 +49,20 @@ class Person:
         """Whether nothing comes in that time."""
         return not select.select([self._fd], [], [], seconds)[0]
 
+    def sees(self, pattern: str, seconds: float) -> bool:
+        """Whether `pattern` is shown in that time."""
+        deadline = time.monotonic() + seconds
+        while re.search(pattern, self._screen) is None:
+            if not select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return False
+            self._receive()
+        return True
+
     def read_until(self, pattern: str) -> str:
         """What is shown up to and with `pattern`, line ends as ``\\n``."""
-        deadline = time.monotonic() + self._patience
-        while (match := re.search(pattern, self._screen)) is None:
-            ready, _, _ = select.select([self._fd], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{pattern!r} did not come; the screen: {self._screen!r}"
-            self._receive()
+        self.sees(pattern, self._patience)
+        match = re.search(pattern, self._screen)
+        assert match, f"{pattern!r} did not come; the screen: {self._screen!r}"
         shown, self._screen = self._screen[: match.end()], self._screen[match.end() :]
         return shown
 
