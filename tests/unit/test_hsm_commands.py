@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `hsm ...` says, to the letter where the vendor's shell is known to the letter."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from appliance import __version__
-from appliance.accounts.authenticator import Authenticator
-from appliance.accounts.store import Account, AccountStore, Role
-from appliance.audit import AuditLog
+from appliance.accounts.store import Role
 from appliance.errors import (
     ApplianceError,
     DeviceBusy,
@@ -26,14 +23,13 @@ from appliance.errors import (
     StateError,
 )
 from appliance.hsm.attempts import CHANGED, AttemptsDropped
-from appliance.hsm.builtin import BuiltinHsm, Zeroized
-from appliance.hsm.manager import Manager
+from appliance.hsm.builtin import Zeroized
 from appliance.hsm.model import Device, HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
-from appliance.shell.invocation import Origin, Services
-from appliance.shell.session import Session
+from appliance.shell.invocation import Origin
 from tests.support.fake_builtin import FakeBuiltin, builtin_device
 from tests.support.fake_manager import FakeManager
+from tests.support.fake_shell import Shell, an_account
 from tests.support.fake_terminal import Answer, FakeTerminal
 from tests.support.vendor import FAILURE, REFUSAL, SUCCESS
 
@@ -73,48 +69,6 @@ INTENT = Intent("builtin", "builtin", HsmClass.BUILTIN, "", "", "2026-11-24T12:0
 BLANK = builtin_device(HsmState.ZEROIZED)
 
 
-class FakeAudit:
-    """Keeps records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, str | int]] = []
-
-    async def record(self, event: str, *, actor: str, origin: str, **fields: str | int) -> int:
-        self.records.append({"event": event, **fields})
-        return len(self.records)
-
-
-@dataclass
-class Shell:
-    """A session with a built-in HSM."""
-
-    hsm: FakeBuiltin = field(default_factory=FakeBuiltin)
-    origin: Origin = Origin.LOCAL_CONSOLE
-    role: Role = Role.ADMIN
-    manager: FakeManager = field(default_factory=FakeManager)
-    audit: FakeAudit = field(default_factory=FakeAudit)
-
-    def session(self, terminal: FakeTerminal) -> Session:
-        account = Account("admin", self.role, verifier=None, must_change=False)  # type: ignore[arg-type]  # never checked
-        services = Services(
-            cast(Manager, self.manager),
-            cast(BuiltinHsm, self.hsm),
-            cast(AccountStore, None),
-            cast(Authenticator, None),
-            cast(AuditLog, self.audit),
-            "Network HSM 0.1",
-            "local_host",
-        )
-        where = "Console" if self.origin is Origin.LOCAL_CONSOLE else "192.0.2.7/40847"
-        return Session(terminal, account, self.origin, where, services)
-
-    async def command(self, line: str, *answers: Answer) -> str:
-        """Run one command; what was shown."""
-        terminal = FakeTerminal(*answers)
-        self.done = await self.session(terminal).run_command(line)
-        return terminal.screen
-
-
 def frame(command: str, code: str, sentence: str, end: str = FAILURE) -> str:
     """An error as the vendor's shell frames it, with what precedes it."""
     return f"\nError:  '{command}' failed. ({code})\n\nError:  {sentence}\n\n{end}"
@@ -123,14 +77,14 @@ def frame(command: str, code: str, sentence: str, end: str = FAILURE) -> str:
 @pytest.mark.parametrize("words", ["show", "login", "logout", "init -label x", "factoryReset -force", "zeroize -force"])
 async def test_without_a_built_in_hsm_every_command_says_so(words: str) -> None:
     """One sentence, and a failure."""
-    screen = await Shell(FakeBuiltin(None)).command(f"hsm {words}")
+    screen = await Shell(hsm=FakeBuiltin(None)).command(f"hsm {words}")
 
     assert screen == f"\nError:  No built-in HSM is configured on this appliance.\n{FAILURE}"
 
 
 async def test_an_interrupted_reset_of_an_hsm_that_is_not_configured_any_more() -> None:
     """The person who follows the warning at login is told how to come to the HSM."""
-    screen = await Shell(FakeBuiltin(None), manager=FakeManager([], [INTENT])).command("hsm factoryReset -force")
+    screen = await Shell(hsm=FakeBuiltin(None), manager=FakeManager([], [INTENT])).command("hsm factoryReset -force")
 
     assert "has not ended: name it under [hsm.builtin] in console.toml." in screen
 
@@ -191,14 +145,14 @@ async def test_show_has_the_look_of_the_vendors() -> None:
 )
 async def test_show_tells_the_state(hsm: FakeBuiltin, lines: list[str]) -> None:
     """Who is logged in, how many attempts are left, and whether a reset has no outcome."""
-    screen = await Shell(hsm).command("hsm show")
+    screen = await Shell(hsm=hsm).command("hsm show")
 
     assert [line for line in lines if f"   {line}\n" not in screen] == []
 
 
 async def test_an_hsm_that_cannot_be_asked_is_said() -> None:
     """The vendor's sentence, and the reason."""
-    shell = Shell(FakeBuiltin(builtin_device(probe=None, problem="the library crashed (load: SIGSEGV)")))
+    shell = Shell(hsm=FakeBuiltin(builtin_device(probe=None, problem="the library crashed (load: SIGSEGV)")))
 
     assert await shell.command("hsm show") == "\n" + frame(
         "hsm show",
@@ -217,7 +171,7 @@ async def test_a_login_is_the_vendors() -> None:
 
 async def test_a_wrong_password_tells_what_is_left() -> None:
     """The vendor's code, and how many attempts there are."""
-    shell = Shell(FakeBuiltin(left=2, problem=SecretRefused("the SO PIN is wrong", 0xA0)))
+    shell = Shell(hsm=FakeBuiltin(left=2, problem=SecretRefused("the SO PIN is wrong", 0xA0)))
 
     assert await shell.command("hsm login", "s3cret-pin") == ASKED + frame(
         "hsm login",
@@ -228,7 +182,7 @@ async def test_a_wrong_password_tells_what_is_left() -> None:
 
 async def test_the_last_attempt_is_the_vendors() -> None:
     """A caution, `proceed`, and when it is wrong the HSM is zeroized; the vendor's shell calls that 0 (Success)."""
-    shell = Shell(FakeBuiltin(left=1, problem=Zeroized(Report(Outcome.DONE, "", "builtin"))))
+    shell = Shell(hsm=FakeBuiltin(left=1, problem=Zeroized(Report(Outcome.DONE, "", "builtin"))))
     asked = "  Please enter the HSM Administrators' password:\n  > \n\n"
 
     assert await shell.command("hsm login", "proceed", "s3cret-pin") == f"{LAST}proceed\n\n{asked}" + frame(
@@ -239,7 +193,7 @@ async def test_the_last_attempt_is_the_vendors() -> None:
 
 async def test_only_a_login_that_zeroizes_ends_with_0() -> None:
     """The last attempt may be that of an initialisation, which has not been done, and says so."""
-    shell = Shell(FakeBuiltin(left=1, someone=True, problem=Zeroized(Report(Outcome.DONE, "", "builtin"))))
+    shell = Shell(hsm=FakeBuiltin(left=1, someone=True, problem=Zeroized(Report(Outcome.DONE, "", "builtin"))))
     asked = "  Please enter the HSM Administrators' password:\n  > \n\n"
 
     assert await shell.command(
@@ -254,7 +208,7 @@ async def test_only_a_login_that_zeroizes_ends_with_0() -> None:
 @pytest.mark.parametrize("answer", ["quit", "", "PROCEED", Interrupt(), EndOfFile()])
 async def test_the_last_attempt_can_be_declined(answer: Answer) -> None:
     """Whatever is not `proceed` asks for no password."""
-    shell = Shell(FakeBuiltin(left=1))
+    shell = Shell(hsm=FakeBuiltin(left=1))
     screen = await shell.command("hsm login", answer)
 
     assert screen.endswith(f"\n'hsm login' aborted.\n{FAILURE}")
@@ -264,7 +218,7 @@ async def test_the_last_attempt_can_be_declined(answer: Answer) -> None:
 @pytest.mark.parametrize("words", ["login", "init -label x -force"])
 async def test_where_no_attempt_is_left_no_password_is_asked_for(words: str) -> None:
     """The person is told what helps; nothing is destroyed."""
-    shell = Shell(FakeBuiltin(left=0, someone=True))
+    shell = Shell(hsm=FakeBuiltin(left=0, someone=True))
 
     assert await shell.command(f"hsm {words}", "s3cret-pin") == "\n" + frame(
         f"hsm {words.split()[0]}",
@@ -277,7 +231,7 @@ async def test_where_no_attempt_is_left_no_password_is_asked_for(words: str) -> 
 
 async def test_an_initialisation_cautions_of_the_last_attempt_too() -> None:
     """Its password is one like that of a login, whether it is forced or not."""
-    shell = Shell(FakeBuiltin(left=1, someone=True))
+    shell = Shell(hsm=FakeBuiltin(left=1, someone=True))
 
     assert (await shell.command("hsm init -label x -force", "quit")).startswith(LAST)
     assert shell.hsm.asked == [("log out", "Console")]
@@ -285,7 +239,7 @@ async def test_an_initialisation_cautions_of_the_last_attempt_too() -> None:
 
 async def test_a_login_of_another_session_is_none() -> None:
     """No password is asked for that would be refused anyway."""
-    shell = Shell(FakeBuiltin(someone=True, elsewhere=True))
+    shell = Shell(hsm=FakeBuiltin(someone=True, elsewhere=True))
     screen = await shell.command("hsm init -label x -force", "s3cret-pin")
 
     assert "Use 'hsm login' first." in screen
@@ -295,7 +249,7 @@ async def test_a_login_of_another_session_is_none() -> None:
 @pytest.mark.parametrize("words", ["show", "login", "init -label x -force", "factoryReset -force", "zeroize -force"])
 async def test_every_command_asks_the_hsm_first(words: str) -> None:
     """What it was when the daemon began is not what it is: it may have been zeroized since."""
-    shell = Shell(FakeBuiltin(renewed=BLANK))
+    shell = Shell(hsm=FakeBuiltin(renewed=BLANK))
     screen = await shell.command(f"hsm {words}", "s3cret-pin", "s3cret-pin")
 
     assert shell.hsm.refreshed == 1
@@ -305,7 +259,7 @@ async def test_every_command_asks_the_hsm_first(words: str) -> None:
 
 async def test_an_hsm_that_hangs_is_told_of() -> None:
     """Without an answer what it was once is not shown."""
-    shell = Shell(FakeBuiltin(renewed=DeviceTimeout("no answer in time")))
+    shell = Shell(hsm=FakeBuiltin(renewed=DeviceTimeout("no answer in time")))
 
     assert "Unable to communicate with HSM.\n        Reason: no answer in time" in await shell.command("hsm show")
 
@@ -314,7 +268,7 @@ async def test_an_hsm_that_hangs_is_told_of() -> None:
 async def test_a_new_password_is_as_long_as_the_hsm_wants(answer: str) -> None:
     """The shortest is the HSM's to say."""
     assert BLANK.probe is not None
-    shell = Shell(FakeBuiltin(replace(BLANK, probe=replace(BLANK.probe, shortest_password=4))))
+    shell = Shell(hsm=FakeBuiltin(replace(BLANK, probe=replace(BLANK.probe, shortest_password=4))))
     screen = await shell.command("hsm init -label x -force", answer)
 
     assert "The password has 4 to 255 ASCII characters. Nothing was done." in screen
@@ -323,7 +277,7 @@ async def test_a_new_password_is_as_long_as_the_hsm_wants(answer: str) -> None:
 
 async def test_a_reset_after_the_last_attempt_that_fails_is_said() -> None:
     """The person is told what completes it, and the result is a failure."""
-    shell = Shell(FakeBuiltin(problem=Zeroized(Report(Outcome.UNKNOWN, "it hangs", "builtin"))))
+    shell = Shell(hsm=FakeBuiltin(problem=Zeroized(Report(Outcome.UNKNOWN, "it hangs", "builtin"))))
 
     assert await shell.command("hsm login", "s3cret-pin") == ASKED + frame(
         "hsm login",
@@ -335,7 +289,7 @@ async def test_a_reset_after_the_last_attempt_that_fails_is_said() -> None:
 
 async def test_a_zeroized_hsm_takes_no_login() -> None:
     """There is no password to be right or wrong, and so no attempt."""
-    shell = Shell(FakeBuiltin(BLANK))
+    shell = Shell(hsm=FakeBuiltin(BLANK))
 
     assert await shell.command("hsm login") == "\n" + frame(
         "hsm login",
@@ -348,7 +302,7 @@ async def test_a_zeroized_hsm_takes_no_login() -> None:
 @pytest.mark.parametrize("words", ["login", "init -label x"])
 async def test_an_unfinished_reset_is_to_be_completed_first(words: str, device: Device) -> None:
     """Nobody is asked for a password of an HSM that may be half destroyed."""
-    shell = Shell(FakeBuiltin(device))
+    shell = Shell(hsm=FakeBuiltin(device))
 
     assert await shell.command(f"hsm {words}", "s3cret-pin") == "\n" + frame(
         f"hsm {words.split()[0]}",
@@ -372,7 +326,7 @@ async def test_a_password_that_cannot_be_one_costs_no_attempt(answer: str) -> No
 
 async def test_logout_ends_a_login_and_nothing_else() -> None:
     """It succeeds once."""
-    shell = Shell(FakeBuiltin(someone=True))
+    shell = Shell(hsm=FakeBuiltin(someone=True))
 
     assert await shell.command("hsm logout") == f"\n'hsm logout' successful.\n{SUCCESS}"
     assert await shell.command("hsm logout") == "\n" + frame(
@@ -382,7 +336,7 @@ async def test_logout_ends_a_login_and_nothing_else() -> None:
 
 async def test_a_login_ends_with_the_session() -> None:
     """However it ends, nobody who comes after is logged in."""
-    shell = Shell(FakeBuiltin(someone=True))
+    shell = Shell(hsm=FakeBuiltin(someone=True))
     await shell.session(FakeTerminal("hsm show", "exit")).run()
 
     assert shell.hsm.asked == [("log out", "Console")]
@@ -390,7 +344,7 @@ async def test_a_login_ends_with_the_session() -> None:
 
 async def test_a_zeroized_hsm_is_given_a_password() -> None:
     """Twice the same, then the vendor's question."""
-    shell = Shell(FakeBuiltin(BLANK))
+    shell = Shell(hsm=FakeBuiltin(BLANK))
     screen = await shell.command('hsm init -label "my vault"', "s3cret-pin", "s3cret-pin", "proceed")
 
     assert screen == f"{NEW}{INIT}proceed\n\n'hsm init' successful.\n{SUCCESS}"
@@ -399,7 +353,7 @@ async def test_a_zeroized_hsm_is_given_a_password() -> None:
 
 async def test_two_passwords_are_none() -> None:
     """Where the second is another nothing is done."""
-    shell = Shell(FakeBuiltin(BLANK))
+    shell = Shell(hsm=FakeBuiltin(BLANK))
 
     assert await shell.command("hsm init -label x -force", "s3cret-pin", "s3cret-pim") == NEW + frame(
         "hsm init", "70000 : CKR_ARGUMENTS_BAD", "The passwords do not match. Nothing was done."
@@ -409,7 +363,7 @@ async def test_two_passwords_are_none() -> None:
 
 async def test_an_initialised_hsm_asks_for_its_password() -> None:
     """It keeps it."""
-    shell = Shell(FakeBuiltin(someone=True))
+    shell = Shell(hsm=FakeBuiltin(someone=True))
 
     assert await shell.command("hsm init -l x -f", "s3cret-pin") == f"{ASKED}'hsm init' successful.\n{SUCCESS}"
     assert shell.hsm.asked[0] == ("initialize", "x", "s3cret-pin", "Console", "3")
@@ -417,14 +371,14 @@ async def test_an_initialised_hsm_asks_for_its_password() -> None:
 
 async def test_an_initialised_hsm_wants_a_login_first() -> None:
     """Without one nothing is asked."""
-    assert await Shell(FakeBuiltin(problem=NotLoggedIn("x"))).command("hsm init -l x") == "\n" + frame(
+    assert await Shell(hsm=FakeBuiltin(problem=NotLoggedIn("x"))).command("hsm init -l x") == "\n" + frame(
         "hsm init", "1010000 : CKR_USER_NOT_LOGGED_IN", "The HSM is initialized.\n        Use 'hsm login' first."
     )
 
 
 async def test_who_quits_an_initialisation_is_logged_out() -> None:
     """As the vendor has it; the session goes on, without the login."""
-    shell = Shell(FakeBuiltin(someone=True))
+    shell = Shell(hsm=FakeBuiltin(someone=True))
     terminal = FakeTerminal("hsm init -l x", "s3cret-pin", "quit", "hsm logout", "exit")
     await shell.session(terminal).run()
 
@@ -438,7 +392,7 @@ async def test_who_quits_an_initialisation_is_logged_out() -> None:
 @pytest.mark.parametrize("label", ["x" * 33, '"\u00e4"', '"vault "', '" vault"'])
 async def test_a_label_that_does_not_fit_is_refused(label: str) -> None:
     """32 bytes are what PKCS#11 has for it."""
-    shell = Shell(FakeBuiltin(BLANK))
+    shell = Shell(hsm=FakeBuiltin(BLANK))
 
     assert "The label has 1 to 32 ASCII characters, and no blank at either end." in await shell.command(
         f"hsm init -label {label}"
@@ -482,7 +436,7 @@ async def test_the_network_is_refused(command: str, arguments: str) -> None:
 @pytest.mark.parametrize("line", ["hsm show", "hsm login", "hsm logout", "hsm init -l x -f"])
 async def test_the_rest_runs_from_the_network(line: str) -> None:
     """As on the vendor's appliance."""
-    shell = Shell(FakeBuiltin(someone=True), origin=Origin.NETWORK)
+    shell = Shell(hsm=FakeBuiltin(someone=True), origin=Origin.NETWORK)
     await shell.command(line, "s3cret-pin")
 
     assert shell.done
@@ -492,7 +446,7 @@ async def test_the_rest_runs_from_the_network(line: str) -> None:
 @pytest.mark.parametrize("words", ["login", "logout", "init -l x", "factoryReset -f", "zeroize -f"])
 async def test_only_admin_may_do_anything(role: Role, words: str) -> None:
     """Others see the HSM, and no other command."""
-    shell = Shell(role=role)
+    shell = Shell(account=an_account(role=role))
 
     assert "is not a valid command." in await shell.command(f"hsm {words}")
     assert "HSM Details" in await shell.command("hsm show")
@@ -511,7 +465,7 @@ async def test_only_admin_may_do_anything(role: Role, words: str) -> None:
 )
 async def test_what_is_not_done_is_not_called_so(report: Report, sentence: str) -> None:
     """The outcome in words."""
-    shell = Shell(FakeBuiltin(report=report))
+    shell = Shell(hsm=FakeBuiltin(report=report))
 
     assert await shell.command("hsm factoryReset -f") == "\n" + frame(
         "hsm factoryReset", "300000 : CKR_DEVICE_ERROR", sentence
@@ -549,14 +503,14 @@ async def test_what_is_not_done_is_not_called_so(report: Report, sentence: str) 
 )
 async def test_trouble_is_said_in_words(problem: ApplianceError, code: str, sentence: str) -> None:
     """Each with its code and its reason; communication is blamed only where it failed."""
-    shell = Shell(FakeBuiltin(problem=problem))
+    shell = Shell(hsm=FakeBuiltin(problem=problem))
 
     assert await shell.command("hsm zeroize -f") == "\n" + frame("hsm zeroize", code, sentence)
 
 
 async def test_an_obstacle_is_said_before_the_question() -> None:
     """What cannot be reset is not asked about."""
-    shell = Shell(FakeBuiltin(builtin_device(obstacle="softhsm2-util is not installed")))
+    shell = Shell(hsm=FakeBuiltin(builtin_device(obstacle="softhsm2-util is not installed")))
 
     assert await shell.command("hsm factoryReset", "proceed") == "\n" + frame(
         "hsm factoryReset",
@@ -581,7 +535,7 @@ async def test_a_login_tells_of_an_interrupted_reset() -> None:
 )
 async def test_a_password_on_the_command_line_is_not_recorded(line: str) -> None:
     """There is no such argument, and what was typed is nobody's business."""
-    shell = Shell(FakeBuiltin(BLANK))
+    shell = Shell(hsm=FakeBuiltin(BLANK))
     await shell.command(line)
 
     assert shell.audit.records[0]["command"] == f"{' '.join(line.split()[:2])} (and more)"
