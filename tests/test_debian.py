@@ -98,7 +98,10 @@ def test_its_dependencies_can_be_installed(package: Path) -> None:
         ("etc/ssh/sshd_config.d/appliance-console.conf", "systemd/sshd_config.d/appliance-console.conf"),
         ("usr/share/bash-completion/completions/appliance-console", "debian/completion/appliance-console"),
         ("usr/share/bash-completion/completions/lunash", "debian/completion/lunash"),
-        (f"{PYTHON}/appliance/simulator/pkcs11_module.c", "appliance/simulator/pkcs11_module.c"),
+        *(
+            (f"{PYTHON}/appliance/simulator/pkcs11_module/{name}", f"appliance/simulator/pkcs11_module/{name}")
+            for name in ("messages.c", "module.c", "module.h", "sessions.c")
+        ),
     ],
 )
 def test_a_file_is_where_debian_looks_for_it(package: Path, tmp_path: Path, path: str, source: str) -> None:

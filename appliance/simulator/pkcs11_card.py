@@ -2,7 +2,7 @@
 """A token behind a PKCS#11 library of its maker's: messages in, answers out, every change saved before the answer.
 
 The messages are of our own making: a byte for the command, two for the length of what follows, and then numbers of four
-bytes, the lowest first. The library that makes them of PKCS#11 calls is pkcs11_module.c. A login gives out an access,
+bytes, the lowest first. The library that makes them of PKCS#11 calls is pkcs11_module. A login gives out an access,
 which each command that is for somebody who has logged in begins with.
 """
 

@@ -2,7 +2,7 @@
 """What the vendor's driver is to a vendor's PKCS#11 library: a socket through which it reaches the devices of one kind.
 
 The devices are on any bus that pyusb reaches; one is claimed for the time of an exchange. What stands in the packets is
-told in pkcs11_module.c.
+told in pkcs11_module/messages.c.
 """
 
 import select

@@ -14,7 +14,7 @@ from appliance.programs import NotDone, run
 from appliance.simulator.families import LUNA, PKCS11, Family
 from appliance.simulator.vendor_driver import VendorDriver
 
-SOURCE = Path(__file__).with_name("pkcs11_module.c")
+SOURCES = sorted(Path(__file__).with_name("pkcs11_module").glob("*.c"))
 COMPILER = "cc"
 HINT = f"no '{COMPILER}' is installed (Debian packages gcc and libc6-dev)"
 FAMILIES = (LUNA, PKCS11)
@@ -39,7 +39,7 @@ def socket(folder: Path, family: Family) -> Path:
 
 def compile_library(program: str, path: Path) -> None:
     """Make the library of any of the families: which it is of is said by its name alone. Raises `NotDone`."""
-    run(program, "-shared", "-fPIC", "-o", str(path), str(SOURCE))
+    run(program, "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(path), *map(str, SOURCES))
 
 
 class BusWithLibraries(UsbBus):

@@ -21,7 +21,7 @@ from appliance.simulator.families import LUNA, OPENPGP, PKCS11, Family
 from appliance.simulator.faults import Fault, Misdeed, When
 from appliance.simulator.pyusb_backend import SimulatedBackend
 from appliance.simulator.vendor_driver import VendorDriver
-from appliance.simulator.vendor_library import SOURCE
+from appliance.simulator.vendor_library import SOURCES
 from tests.support.token_bus import TokenBus
 
 BOUND = 20.0  # seconds to wait for anything
@@ -161,7 +161,7 @@ def test_there_are_as_many_slots_as_the_library_takes(tmp_path: Path) -> None:
     assert beyond == SLOT_ID_INVALID
     assert after == [(True, 2 if slot == 5 else 1) for slot in range(128)]
     assert [(entry["slots"], entry["left_out"]) for entry in logged if "no slot left" in entry["event"]] == [(128, 172)]
-    assert "MOST_SLOTS = 128" in SOURCE.read_text()
+    assert "MOST_SLOTS = 128" in SOURCES[0].with_name("module.h").read_text()
 
 
 def test_a_device_that_was_swapped_is_not_meant(desk: Desk, library: Library) -> None:

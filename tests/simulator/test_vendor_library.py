@@ -15,7 +15,7 @@ from appliance.simulator.families import LUNA, OPENPGP, PKCS11, Family
 from appliance.simulator.pyusb_backend import SimulatedBackend
 from appliance.simulator.vendor_library import (
     COMPILER,
-    SOURCE,
+    SOURCES,
     BusWithLibraries,
     compile_library,
     compiler,
@@ -89,8 +89,8 @@ def test_a_broken_compiler_is_asked_once(tmp_path: Path, monkeypatch: pytest.Mon
 def test_it_compiles_without_a_warning(tmp_path: Path) -> None:
     """Of any kind that compilers commonly have."""
     warnings = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wcast-align", "-Wstrict-prototypes", "-Werror"]
-    command = [COMPILER, "-shared", "-fPIC", "-O2", *warnings, "-o", str(tmp_path / "luna.so"), str(SOURCE)]
-    subprocess.run(command, check=True)  # noqa: S603  # the compiler, on a file of ours
+    command = [COMPILER, "-shared", "-fPIC", "-O2", *warnings, "-o", str(tmp_path / "luna.so"), *map(str, SOURCES)]
+    subprocess.run(command, check=True)  # noqa: S603  # the compiler, on files of ours
 
 
 @needs_compiler
