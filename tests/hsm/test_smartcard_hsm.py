@@ -20,6 +20,7 @@ from tests.support.scripted_usb import AUTOMATIC_VOLTAGE, SHORT_APDU, Fault
 from tests.support.smartcard_hsm_script import (
     DKEK,
     ENUMERATE,
+    GNUK,
     INITIALIZE,
     NITROKEY,
     NITROKEY_SERIAL,
@@ -54,6 +55,7 @@ WRONG = "0000000000000001"
         ("   ", ""),
         (NITROKEY_SERIAL, "DENK0403514"),
         ("DENK04035140000", "DENK0403514"),
+        ("DENK04035140001", "DENK0403514"),  # ten certificates later
         ("DENK0403514", "DENK0403514"),
         (" denk0403514\n", "DENK0403514"),
         ("DENK0400000", "DENK0400000"),  # zeros of its own
@@ -68,7 +70,7 @@ WRONG = "0000000000000001"
     ],
 )
 def test_serials_are_normalised(serial: str, normal: str) -> None:
-    """Blanks, case and a Nitrokey HSM's filling do not matter; zeros of the number itself do."""
+    """Blanks, case and what follows the number on USB do not matter; zeros of the number itself do."""
     assert DRIVER.normalise(serial) == normal
     assert DRIVER.normalise(normal) == normal
 
@@ -100,6 +102,9 @@ def test_usb_alone_suggests_a_serial(usb_id: tuple[int, int], usb_serial: str, s
         (PICO, BOARD, "DENK040351400001", "DENK0403514", "Pico HSM"),  # provisioned
         (PICO, "", "ESPICOHSMTR00001", "", "Pico HSM"),
         (OTHER_PICO, BOARD, "ESPICOHSMTR00001", BOARD, "Pico HSM"),
+        (OTHER_PICO, BOARD, "ESTERMHSM00001", BOARD, "Pico HSM"),  # of the first versions
+        (NITROKEY, BOARD, "ESP1A2B3C4D00001", "ESP1A2B3C4D", "Pico HSM"),  # provisioned, and under another's id
+        (GNUK, BOARD, "ESPICOHSMTR00001", BOARD, "Pico HSM"),
         (STICK, "55511822300123", "DENK010000100001", "DENK0100001", "SmartCard-HSM"),
         (NITROKEY, "E6609103C32B0000", "ESPICOHSMTR00001", "E6609103C32B0000", "Pico HSM"),  # under another's id
     ],
@@ -122,6 +127,16 @@ def test_two_serials_are_shown_and_neither_is_reset() -> None:
     assert probe.serial == "DENK0403514"
     assert probe.conflict == conflict
     assert probe.obstacle == f"{conflict}: it is reset under neither number"
+
+
+@pytest.mark.parametrize("told", ["010000000000000000000000", "6F00", BOARD, "DENK"])
+def test_what_is_no_number_on_usb_is_told_and_stops_no_reset(told: str) -> None:
+    """Where its controller could not read the card, a stick says something else: the person is told, and decides."""
+    with scripted(probing(), serial=told) as (connection, _):
+        probe = connection.probe()
+
+    assert (probe.serial, probe.obstacle) == ("DENK0403514", "")
+    assert probe.conflict == f"USB says {told}, the card says DENK0403514"
 
 
 @pytest.mark.parametrize("answer", ["6A82", "9000", "7F2100" + "9000"])
@@ -154,6 +169,7 @@ def test_a_device_in_factory_state_is_zeroized() -> None:
     [
         (probing(objects="C400CC00" + "9000"), []),
         (probing(objects="CC002F022F03" + "9000"), []),
+        (probing(objects="C400CC000000" + "9000"), []),  # filled up
         (probing(objects="CC00CC01" + "9000"), ["one key is present"]),
         (probing(objects="C4 01 CE01 CC00 CC01 CC02" + "9000"), ["2 keys are present", "2 other objects are present"]),
         (probing(objects="CC00C901" + "9000"), ["one other object is present"]),
@@ -202,6 +218,7 @@ def test_a_dkek_speaks_against_factory_state(answer: str, told: str) -> None:
     [
         ("6D00", "none"),
         ("6A86", "none"),
+        ("6B00", "none"),
         ("6E00", "not told (status 6E00)"),
         ("6982", "not told (status 6982)"),  # the first versions of the Pico HSM, and the next
         ("6986", "not told (status 6986)"),
@@ -264,6 +281,15 @@ def test_the_last_tries_are_not_spent(so: str, obstacle: str) -> None:
         script = [*resetting(so=so)[:-1], (READ_CERTIFICATE, certificate() + "6282")]
         with scripted(script) as (connection, _), pytest.raises(ResetUnsupported, match=obstacle[:20]):
             connection.factory_reset(lambda _: None, Secret(SO_PIN))
+
+
+def test_no_count_is_told_where_nothing_is_counted() -> None:
+    """A Pico HSM takes whatever it is given: whoever types a SO PIN is not told of tries."""
+    with scripted(probing(), usb_id=PICO, serial=BOARD) as (connection, _):
+        credential = connection.probe().credential
+
+    assert credential is not None
+    assert credential.tries_left is None
 
 
 @pytest.mark.parametrize("so", ["63C3", "63C0", "6983"])
@@ -418,6 +444,12 @@ def test_a_refusal_that_costs_nothing_is_no_wrong_so_pin(status: str, after: str
         connection.factory_reset(lambda _: None, Secret(SO_PIN))
 
     assert not isinstance(caught.value, SecretRefused)
+
+
+def test_a_reset_that_broke_off_is_no_refusal() -> None:
+    """A Pico HSM says so when it has set the PINs already, and perhaps destroyed what it held."""
+    with scripted(resetting("6400")) as (connection, _), pytest.raises(ProtocolError, match="broke .* off"):
+        connection.factory_reset(lambda _: None, Secret(SO_PIN))
 
 
 @pytest.mark.parametrize("status", ["6C00", "6C10"])

@@ -23,6 +23,8 @@ from appliance.hsm.drivers.smartcard_hsm_contents import (
     Tries,
     file_ids,
     holder,
+    is_pico,
+    names_a_holder,
     normalise,
     version,
 )
@@ -40,6 +42,7 @@ LONGEST_FILE = 4096  # bytes read of one file
 
 END_OF_FILE = 0x6282
 NOT_FOUND = (0x6A82, 0x6A88)
+BROKEN_OFF = 0x6400  # a pico-hsm may have set the PINs and destroyed the keys by then
 # What INITIALIZE DEVICE is refused for, but for a wrong SO PIN.
 REFUSALS = {0x6982: "the device's secure lock is on", 0x6983: "the SO PIN is blocked"}
 # What cards without the application answer to its SELECT.
@@ -102,7 +105,8 @@ class SmartcardHsmConnection(Connection):
         told = holder(self._file(DEVICE_CERTIFICATE))
         contents, dkek = self._contents(), self._dkek()
         serial, mismatch = self._serial(told)
-        credential = Credential(SO_PIN_NAME, SO_PIN_PATTERN, SO_PIN_FORM, contents.so.left)
+        tries_left = None if self._is_pico(told) else contents.so.left  # a pico-hsm counts none down
+        credential = Credential(SO_PIN_NAME, SO_PIN_PATTERN, SO_PIN_FORM, tries_left)
         shortcomings = contents.shortcomings() + dkek.shortcomings()
         return Probe(
             serial=serial,
@@ -110,7 +114,7 @@ class SmartcardHsmConnection(Connection):
             model=self._model(told),
             firmware=version(fcp),
             label=self._label(),
-            obstacle=f"{mismatch}: it is reset under neither number" if mismatch else self._obstacle(contents, told),
+            obstacle=self._doubt(mismatch) or self._obstacle(contents, told),
             conflict=mismatch,
             details=(*contents.details(), ("DKEK", dkek.text)),
             shortcomings=shortcomings,
@@ -139,7 +143,12 @@ class SmartcardHsmConnection(Connection):
         self._card.power_on()
 
     def _refusal(self, status: int, before: Tries) -> DeviceError:
-        """What a refused INITIALIZE DEVICE was: a wrong SO PIN is what has cost a try, whatever the status word."""
+        """What a refused INITIALIZE DEVICE was: a wrong SO PIN is what has cost a try, whatever the status word.
+
+        No refusal, where the device may have begun.
+        """
+        if status == BROKEN_OFF:
+            return ProtocolError(f"the device broke the initialization off (status {status:04X})")
         after = self._tries(SO_PIN).left
         if before.left is not None and after is not None and after < before.left:
             return SecretRefused("the SO PIN is wrong", status)
@@ -152,18 +161,23 @@ class SmartcardHsmConnection(Connection):
         says its number on USB too.
         """
         usb = self._driver.serial_from_usb(self._attachment)
-        if told in ("", UNPROVISIONED):
+        if told in ("", *UNPROVISIONED):
             return usb, ""
-        if _is(self._attachment, NITROKEY) and usb not in ("", told, told + FILLING):
+        if _is(self._attachment, NITROKEY) and not self._is_pico(told) and usb not in ("", told, told + FILLING):
             return told, f"USB says {usb}, the card says {told}"
         return told, ""
+
+    def _doubt(self, mismatch: str) -> str:
+        """Why a device with two numbers is not reset: its USB side has that of another one."""
+        other = names_a_holder(self._driver.serial_from_usb(self._attachment))
+        return f"{mismatch}: it is reset under neither number" if mismatch and other else ""
 
     def _obstacle(self, contents: Contents, told: str) -> str:
         """Why no reset must be tried; a pico-hsm takes any SO PIN for its new one, and counts no try."""
         return "" if self._is_pico(told) else contents.obstacle()
 
     def _is_pico(self, told: str) -> bool:
-        return told == UNPROVISIONED or any(_is(self._attachment, known) for known in (PICO, OTHER_PICO))
+        return is_pico(told) or any(_is(self._attachment, known) for known in (PICO, OTHER_PICO))
 
     def _model(self, told: str) -> str:
         if self._is_pico(told):  # whatever USB id the board was given

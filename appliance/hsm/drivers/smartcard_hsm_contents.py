@@ -18,13 +18,17 @@ LEAST_SO_TRIES = 4  # the last tries are for who knows the SO PIN for certain: w
 
 OK = 0x9000
 EMPTY_KEY_DOMAIN = 0x6A88
-NO_DKEK = (0x6A86, EMPTY_KEY_DOMAIN, 0x6D00)  # no such key domain; none set up in it; initialised without any
+NO_DKEK = (0x6A86, EMPTY_KEY_DOMAIN, 0x6B00, 0x6D00)  # no such key domain; none set up; initialised without any
 DKEK_STATUS = 10  # bytes of what is told of a DKEK
 
-UNPROVISIONED = "ESPICOHSMTR"  # the holder in the certificate of every pico-hsm that nobody gave a number
+NO_FILE = 0x0000  # a pico-hsm fills some of its lists with it
+
+# The holder in the certificate of every pico-hsm that nobody gave a number: of today's, and of the first versions'.
+UNPROVISIONED = ("ESPICOHSMTR", "ESTERMHSM")
+PICO_HOLDERS = "ESP"  # how the holders of pico-hsm boards begin that were given numbers
 SEQUENCE = 5  # characters at the end of a certificate holder reference that count its certificates
-FILLING = "0000"  # between the number and the blanks in the iSerial of a Nitrokey HSM
 LONGEST_HOLDER = 11  # characters, without the sequence number
+FILLING = "0000"  # of that number, in the iSerial of a Nitrokey HSM
 
 TAG_HOLDER = 0x5F20
 TAG_PROPERTIES = 0x85
@@ -142,7 +146,7 @@ class Contents:
 
     def _count(self) -> tuple[int, int]:
         """How many keys there are, and how many other objects, without those of the device itself."""
-        foreign = [number for number in self.objects if number not in DEVICE_FILES]
+        foreign = [number for number in self.objects if number not in (*DEVICE_FILES, NO_FILE)]
         keys = sum(number >> 8 == KEYS for number in foreign)
         return keys, len(foreign) - keys
 
@@ -152,15 +156,28 @@ def _counted(number: int, word: str) -> str:
 
 
 def normalise(serial: str) -> str:
-    """Without blanks around it, in upper case, and without the filling of a Nitrokey HSM's iSerial.
+    """Without blanks around it, in upper case, and without what follows the number in a Nitrokey HSM's iSerial.
 
-    A number that takes all the characters there are is followed by the filling; sixteen hexadecimal digits are the
-    board's number of a pico-hsm, and zeros at its end belong to it.
+    That has fifteen characters of the certificate holder reference: the longest holder, and four digits of the five
+    that count its certificates. Sixteen hexadecimal digits are the board's number of a pico-hsm, and stay.
     """
     text = serial.strip().upper()
-    if re.fullmatch(f"[A-Z]{{2}}.{{{LONGEST_HOLDER - 2}}}{FILLING}", text):
-        return text.removesuffix(FILLING)
+    if re.fullmatch(rf"[A-Z]{{2}}.{{{LONGEST_HOLDER - 2}}}\d{{{SEQUENCE - 1}}}", text, re.ASCII):
+        return text[:LONGEST_HOLDER]
     return text
+
+
+def names_a_holder(serial: str) -> bool:
+    """Whether a normalised number has the form of a holder, as in DENK0403514.
+
+    Some Nitrokey HSMs have something else as their iSerial, made of what their controller could not read.
+    """
+    return re.fullmatch(r"[A-Z]{4}\d{1,7}", serial, re.ASCII) is not None
+
+
+def is_pico(told: str) -> bool:
+    """Whether this holder is that of a pico-hsm."""
+    return told in UNPROVISIONED or told.startswith(PICO_HOLDERS)
 
 
 def holder(certificate: bytes) -> str:
