@@ -448,7 +448,7 @@ def test_a_refusal_that_costs_nothing_is_no_wrong_so_pin(status: str, after: str
 
 def test_a_reset_that_broke_off_is_no_refusal() -> None:
     """A Pico HSM says so when it has set the PINs already, and perhaps destroyed what it held."""
-    with scripted(resetting("6400")) as (connection, _), pytest.raises(ProtocolError, match="broke .* off"):
+    with scripted(resetting("6400")) as (connection, _), pytest.raises(ProtocolError, match=r"broke .* off"):
         connection.factory_reset(lambda _: None, Secret(SO_PIN))
 
 

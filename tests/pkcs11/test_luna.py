@@ -31,9 +31,9 @@ def driver() -> LunaDriver:
     return luna(Path("/nonexistent"), Plugs())
 
 
-def token(slot: int, serial: str, description: str = "Luna UHD Slot", flags: int = 0) -> Token:
+def token(slot: int, serial: str, description: str = "Luna UHD Slot", flags: int = 0, model: str = "") -> Token:
     """A token as the library tells it."""
-    return Token(slot, flags, description, "", "", serial, 0, "1.0", 4)
+    return Token(slot, flags, description, "", model, serial, 0, "1.0", 4)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,7 @@ def test_serial_numbers_are_compared_as_numbers(serial: str, normal: str) -> Non
         ("opaque", [token(3, NUMBER)], 1, 3),
         ("", [token(0, "1", "Net Token Slot"), token(3, NUMBER)], 1, 3),  # the built-in HSM is not on USB
         ("", [token(0, "1", "Slot", flags=2)], 1, 0),  # CKF_REMOVABLE_DEVICE
+        ("", [token(0, "1", "Admin Token Slot"), token(3, NUMBER, "Admin Token Slot", model="G5Backup")], 1, 3),
     ],
 )
 def test_a_device_is_tied_to_its_token(usb_serial: str, tokens: list[Token], devices: int, slot: int) -> None:

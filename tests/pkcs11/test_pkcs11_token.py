@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from appliance.config import HsmSettings, LibrarySettings
-from appliance.errors import ResetUnsupported
+from appliance.errors import DeviceError, ResetUnsupported
 from appliance.hsm.drivers import Connection, families, pkcs11
 from appliance.hsm.drivers.pkcs11 import Pkcs11Driver
 from appliance.hsm.model import Attachment, Credential, HsmState, Outcome, Secret
@@ -19,7 +19,7 @@ from appliance.hsm.pkcs11.client import Token
 from appliance.hsm.usb import UsbBus
 from tests.support.fake_driver import attachment
 from tests.support.luna_house import LUNA, READERS, USB_IDS, Plugs, house
-from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm
+from tests.support.vendor_module import SERIAL, SO_PIN, VendorModule, needs_softhsm, tool
 
 pytestmark = needs_softhsm
 
@@ -224,6 +224,7 @@ async def test_the_last_try_is_told(module: VendorModule, tmp_path: Path) -> Non
 
 async def test_a_blank_token_is_left_blank(module: VendorModule, tmp_path: Path) -> None:
     """One that was never initialised wants no SO PIN, and is given none."""
+    tool("--slot-index", "0", "--init-token", "--label", "empty", "--so-pin", SO_PIN)
     module.tell("zeroized")
     plugs = Plugs(PLACE)
     async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
@@ -233,6 +234,60 @@ async def test_a_blank_token_is_left_blank(module: VendorModule, tmp_path: Path)
     assert device.probe is not None
     assert (device.state, device.probe.credential) == (HsmState.ZEROIZED, None)
     assert (report.outcome, module.calls("C_InitToken")) == (Outcome.DONE, 0)
+
+
+@pytest.mark.parametrize(("emptied", "flags"), [(False, "0"), (True, "8"), (False, "8")])
+async def test_a_token_that_is_in_use_is_not_blank(
+    module: VendorModule, tmp_path: Path, emptied: bool, flags: str
+) -> None:
+    """Whatever its flag says: one with objects or a user PIN wants its SO PIN, and is reset with it."""
+    if emptied:
+        tool("--slot-index", "0", "--init-token", "--label", "empty", "--so-pin", SO_PIN)
+    module.tell("zeroized")
+    module.tell("flags", flags)
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+        report = await made.reset(secret=Secret(SO_PIN))
+
+    assert device.probe is not None
+    assert (device.state, device.probe.credential is None) == (HsmState.INITIALIZED, False)
+    assert (report.outcome, module.calls("C_InitToken"), module.keys()) == (Outcome.DONE, 1, 0)
+
+
+async def test_a_blank_token_that_has_no_sessions_is_blank(module: VendorModule, tmp_path: Path) -> None:
+    """What holds nothing yet need not be open to anybody."""
+    module.tell("zeroized")
+    module.tell("fault-C_OpenSession", "E1")
+    plugs = Plugs(PLACE)
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+
+    assert (device.problem, device.state) == ("", HsmState.ZEROIZED)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "slot"),
+    [
+        ([("Reader 0", "1"), ("Reader 0", "1")], 0),  # one card, two PINs
+        ([("Reader 0", "1"), ("Reader 1", "1")], None),
+        ([("Reader 0", "1"), ("Reader 0", "2")], None),
+        ([("Reader 0", ""), ("Reader 0", "")], None),
+    ],
+)
+def test_a_card_with_two_pins_is_one_token(
+    module: VendorModule, tokens: list[tuple[str, str]], slot: int | None
+) -> None:
+    """A module may show it in a slot for each; two cards, and two of which that is not known, are two."""
+    plugs = Plugs(PLACE)
+    found = [
+        Token(number, 2, name, "label", "model", serial, 0, "1.0", 4) for number, (name, serial) in enumerate(tokens)
+    ]
+    if slot is None:
+        with pytest.raises(DeviceError, match="not certain"):
+            driver(module, plugs).tie(found, PLACE, 1)
+    else:
+        assert driver(module, plugs).tie(found, PLACE, 1).slot == slot
 
 
 def test_each_device_has_its_own_module() -> None:

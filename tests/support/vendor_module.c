@@ -36,7 +36,8 @@ struct token_info {
 };
 struct functions { struct version version; void *entry[68]; };
 
-enum { INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, INIT_TOKEN = 9, LOGIN = 18 };
+enum { INITIALIZE = 0, FINALIZE = 1, GET_SLOT_LIST = 4, GET_SLOT_INFO = 5, GET_TOKEN_INFO = 6, INIT_TOKEN = 9,
+       OPEN_SESSION = 12, LOGIN = 18 };
 enum { OK = 0, TOKEN_NOT_PRESENT = 0xE0 };
 enum { REMOVABLE_DEVICE = 0x2, USER_PIN_INITIALIZED = 0x8, TOKEN_INITIALIZED = 0x400 };
 
@@ -165,10 +166,10 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info)
         return code;
     if (told("", "serial", serial, sizeof serial))
         fill(info->serial, sizeof info->serial, serial);
-    if (told("", "flags", flags, sizeof flags))
-        info->flags |= strtoul(flags, NULL, 16);
     if (is("zeroized"))
         info->flags &= ~(ulong_t)(USER_PIN_INITIALIZED | TOKEN_INITIALIZED);
+    if (told("", "flags", flags, sizeof flags))
+        info->flags |= strtoul(flags, NULL, 16);
     return OK;
 }
 
@@ -185,6 +186,13 @@ static ulong_t init_token(ulong_t slot, const char *pin, ulong_t size, byte_t *l
     if (!code)
         unlink(place("", "zeroized"));
     return code ? code : obey("after-", "C_InitToken");
+}
+
+static ulong_t open_session(ulong_t slot, ulong_t flags, void *application, void *notify, ulong_t *session)
+{
+    ulong_t code = begin("C_OpenSession");
+    return code ? code : ((ulong_t(*)(ulong_t, ulong_t, void *, void *, ulong_t *))under->entry[OPEN_SESSION])(
+        slot, flags, application, notify, session);
 }
 
 static ulong_t login(ulong_t session, ulong_t user, const char *pin, ulong_t size)
@@ -243,6 +251,7 @@ ulong_t C_GetFunctionList(struct functions **list)
     ours.entry[GET_SLOT_INFO] = get_slot_info;
     ours.entry[GET_TOKEN_INFO] = get_token_info;
     ours.entry[INIT_TOKEN] = init_token;
+    ours.entry[OPEN_SESSION] = open_session;
     ours.entry[LOGIN] = login;
     *list = &ours;
     return OK;

@@ -69,8 +69,9 @@ class LunaDriver(SlotDriver):
         return self.path, [(known.vendor, known.product) for known in self.usb_ids]
 
     def on_usb(self, token: Token) -> bool:
-        """The vendor calls its USB slots "Luna UHD Slot" and does not mark them as removable."""
-        return super().on_usb(token) or re.search(r"\b(UHD|USB)\b", token.slot_description) is not None
+        """The vendor does not mark its USB slots as removable: their name or the HSM's model, as G5Backup, says it."""
+        named = re.search(r"\b(UHD|USB)\b", token.slot_description) or re.search("backup", token.model, re.IGNORECASE)
+        return super().on_usb(token) or named is not None
 
     def external(self, token: Token) -> bool:
         """The library shows the appliance's own HSM, too, and that one is reset by its own command only."""

@@ -6,11 +6,12 @@ do not ask the token.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from appliance.config import HsmSettings, LibrarySettings
-from appliance.errors import DeviceError, ProtocolError
+from appliance.errors import DeviceError, DeviceRefused, ProtocolError
 from appliance.hsm.drivers import Connection, Progress, UsbId
 from appliance.hsm.drivers.pkcs11_slot import (
     PROTECTED_PATH,
@@ -61,6 +62,10 @@ class Pkcs11Driver(SlotDriver):
         wanted = (attachment.vendor_id, attachment.product_id)
         return next((path, ids) for path, ids in self._libraries if wanted in ids)
 
+    def tie(self, tokens: Collection[Token], attachment: Attachment, devices: int) -> Token:
+        """As for every family, once each token is counted once."""
+        return super().tie(_one_each(tokens), attachment, devices)
+
     def connect(self, library: Library, token: Token, attachment: Attachment) -> Connection:
         """A connection to the token."""
         return Pkcs11Connection(library, token, self, attachment)
@@ -85,8 +90,7 @@ class Pkcs11Connection(Connection):
         serial = self._driver.normalise(token.serial)
         if not serial:
             raise ProtocolError("the token has no serial number")
-        blank = not token.flags & TOKEN_INITIALIZED
-        objects = 0 if blank else self._library.objects(token.slot)
+        objects = self._objects(token)
         shortcomings = _shortcomings(token, objects, self._label)
         path, _ = self._driver.library(self._attachment)
         return Probe(
@@ -99,7 +103,7 @@ class Pkcs11Connection(Connection):
             conflict=self._conflict(serial),
             details=(*details(token, path), ("Public Objects", str(objects))),
             shortcomings=shortcomings,
-            credential=None if blank else _credential(token),
+            credential=None if _is_blank(token, objects) else _credential(token),
         )
 
     def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
@@ -110,7 +114,7 @@ class Pkcs11Connection(Connection):
         progress("checking that it is still in its slot")
         token = present(self._library, self._found)
         self._driver.plugged(self._attachment)
-        if token.flags & TOKEN_INITIALIZED:
+        if not _is_blank(token, self._objects(token)):
             if secret is None:
                 raise DeviceError("it is reset with its SO PIN only")
             progress("resetting")
@@ -118,10 +122,31 @@ class Pkcs11Connection(Connection):
             self._library.init_token(token.slot, secret, label)
             self._label = label
 
+    def _objects(self, token: Token) -> int:
+        """How many a session without a login sees; one that is not initialised may refuse to have any session."""
+        if token.flags & TOKEN_INITIALIZED:
+            return self._library.objects(token.slot)
+        with suppress(DeviceRefused):
+            return self._library.objects(token.slot)
+        return 0
+
     def _conflict(self, serial: str) -> str:
         """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""
         told = self._driver.serial_from_usb(self._attachment)
         return f"USB says {told}, the token says {serial}" if told and told != serial else ""
+
+
+def _one_each(tokens: Collection[Token]) -> Collection[Token]:
+    """Without the further slots in which a module shows the same card, one for each of its PINs, as OpenSC's does."""
+    first: dict[tuple[str, ...], Token] = {}
+    for token in tokens:
+        first.setdefault((token.serial, token.slot_description) if token.serial else (str(token.slot),), token)
+    return first.values()
+
+
+def _is_blank(token: Token, objects: int) -> bool:
+    """Whether it was never initialised. Some modules take that flag away from tokens that are in use."""
+    return not token.flags & (TOKEN_INITIALIZED | USER_PIN_INITIALIZED) and not objects
 
 
 def _credential(token: Token) -> Credential:
