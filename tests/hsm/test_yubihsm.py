@@ -15,10 +15,11 @@ from appliance.config import HsmSettings, YubiHsmSettings
 from appliance.errors import DeviceError, DeviceRefused, NotThisFamily, ProtocolError
 from appliance.hsm.drivers import yubihsm2
 from appliance.hsm.drivers.yubihsm2 import YubiHsmConnection, YubiHsmDriver
-from appliance.hsm.model import Attachment, Secret
+from appliance.hsm.model import Attachment, HsmState, Secret
 from appliance.hsm.usb import UsbBus
-from appliance.simulator.yubihsm_card import YubiHsmCard
+from appliance.simulator.yubihsm_card import MOST_SESSIONS, Code, Session, YubiHsmCard
 from appliance.simulator.yubihsm_flash import YubiHsmFlash
+from appliance.simulator.yubihsm_objects import Failed, Failure
 from tests.support.scripted_usb import ScriptedReader, ScriptedUsb
 
 PLACE = Attachment("/sys/1-1", 1, 5, 77, 0x1050, 0x0030, "0007550054")
@@ -107,6 +108,29 @@ def test_what_refuses_a_session_for_another_reason_is_in_no_known_state(code: in
 
     with pytest.raises(DeviceRefused):
         connection(answer).probe()
+
+
+class Unread(YubiHsmCard):
+    """A device that is told to do nothing while its log is full, and whose log is."""
+
+    def _command(self, code: int, data: bytes, session: Session, place: int) -> bytes:
+        if code == Code.CLOSE_SESSION:
+            return super()._command(code, data, session, place)
+        raise Failed(Failure.LOG_FULL)
+
+
+def test_a_device_whose_log_is_full_says_so() -> None:
+    """However often it is asked; its reset is tried, and refused with what has to be done first."""
+    card = Unread(YubiHsmFlash.new("7550054"), lambda _: pytest.fail("changed"))
+    for _ in range(2 * MOST_SESSIONS):
+        probe = connection(card.transmit).probe()
+    with pytest.raises(DeviceRefused, match="its log is full, and has to be read first"):
+        connection(card.transmit).factory_reset(lambda _: None)
+    connection(card.transmit).probe()
+
+    assert (probe.state, probe.credential, probe.obstacle) == (HsmState.INITIALIZED, None, "")
+    assert probe.shortcomings == ("its log is full, and it tells nothing before that is read",)
+    assert dict(probe.details)["Objects"] == "not told before its log is read"
 
 
 FLASH = YubiHsmFlash.new("7550054")

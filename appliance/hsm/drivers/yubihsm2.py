@@ -44,7 +44,8 @@ LONGEST_ANSWER = 4096  # bytes; the device's buffer has 3136
 DEFAULT_KEY, DEFAULT_PASSWORD = 1, "password"  # of a device in factory state
 UTF8_PATTERN = r"[^\x00-\x1f\x7f\ud800-\udfff]{1,64}"  # half a surrogate pair stands for a byte that is no UTF-8
 ALL_DOMAINS = 0xFFFF
-AUTHENTICATION_FAILED, SESSIONS_FULL, INSUFFICIENT_PERMISSIONS, OBJECT_NOT_FOUND = 0x04, 0x05, 0x09, 0x0B
+AUTHENTICATION_FAILED, SESSIONS_FULL, OBJECT_NOT_FOUND = 0x04, 0x05, 0x0B
+INSUFFICIENT_PERMISSIONS, LOG_FULL = 0x09, 0x0A
 # What a session with the factory's key is refused for when that key is another one, of another kind, or gone.
 NOT_THAT_KEY = (0x02, AUTHENTICATION_FAILED, 0x08, OBJECT_NOT_FOUND)
 
@@ -130,9 +131,9 @@ class _Backend:
 class _Contents:
     """What a session with the factory's key sees."""
 
-    objects: int
-    replaced: bool  # the key itself has the factory's password, and is another
-    may_reset: bool
+    objects: int | None = None  # None where it tells nothing before its log is read
+    replaced: bool = False  # the key itself has the factory's password, and is another
+    may_reset: bool = True  # as far as is known
 
 
 class YubiHsmConnection(Connection):
@@ -161,7 +162,7 @@ class YubiHsmConnection(Connection):
             state=HsmState.INITIALIZED if shortcomings else HsmState.ZEROIZED,
             model=self._driver.title,
             firmware=".".join(map(str, info.version)),
-            details=(("Objects", str(contents.objects) if contents else "not told without a password"),),
+            details=(("Objects", _objects(contents)),),
             remarks=(("Log entries", f"{info.log_used} of {info.log_size}"),),
             shortcomings=shortcomings,
             credential=None if contents and contents.may_reset else self._credential(),
@@ -185,8 +186,7 @@ class YubiHsmConnection(Connection):
             return
         except DeviceRefused as refused:
             self._restarts = False
-            with _our_errors():
-                session.close()
+            _close(session)
             if refused.status == INSUFFICIENT_PERMISSIONS:
                 number = self._driver.authentication_key
                 raise DeviceRefused(
@@ -220,18 +220,16 @@ class YubiHsmConnection(Connection):
         session = self._factory_session()
         if session is None:
             return None
-        with _our_errors():
-            contents = _seen(session)
-            session.close()
+        contents = _seen(session)
+        _close(session)
         return contents
 
     def _session_that_may_reset(self, secret: Secret | None) -> "AuthSession":
         session = self._factory_session()
         if session is not None:
-            with _our_errors():
-                if _seen(session).may_reset:
-                    return session
-                session.close()
+            if _seen(session).may_reset:
+                return session
+            _close(session)
         if secret is None:
             raise DeviceError(f"it is reset with the {self._credential().name} only")
         return self._configured_session(secret)
@@ -269,14 +267,36 @@ class YubiHsmConnection(Connection):
 
 
 def _seen(session: "AuthSession") -> _Contents:
+    """Raises `DeviceError`; the session is closed then, for a device has few of them."""
     from yubihsm.defs import CAPABILITY, OBJECT
 
-    key = session.get_object(DEFAULT_KEY, OBJECT.AUTHENTICATION_KEY).get_info()
+    try:
+        with _our_errors():
+            key = session.get_object(DEFAULT_KEY, OBJECT.AUTHENTICATION_KEY).get_info()
+            objects = len(session.list_objects())
+    except DeviceRefused as refused:
+        if refused.status == LOG_FULL:
+            return _Contents()
+        _close(session)
+        raise
     return _Contents(
-        objects=len(session.list_objects()),
+        objects=objects,
         replaced=bool(key.sequence) or key.domains != ALL_DOMAINS,
         may_reset=bool(key.capabilities & CAPABILITY.RESET_DEVICE),
     )
+
+
+def _close(session: "AuthSession") -> None:
+    """End a session that is of no more use, if the device still listens."""
+    with suppress(DeviceError), _our_errors():
+        session.close()
+
+
+def _objects(contents: _Contents | None) -> str:
+    """How many there are, for people."""
+    if contents is None:
+        return "not told without a password"
+    return "not told before its log is read" if contents.objects is None else str(contents.objects)
 
 
 def _shortcomings(contents: _Contents | None) -> tuple[str, ...]:
@@ -284,7 +304,9 @@ def _shortcomings(contents: _Contents | None) -> tuple[str, ...]:
     if contents is None:
         return ("the factory's authentication key does not open it",)
     found = ["the factory's authentication key was replaced"] if contents.replaced else []
-    if contents.objects != 1:
+    if contents.objects is None:
+        found += ["its log is full, and it tells nothing before that is read"]
+    elif contents.objects != 1:
         found += [f"{contents.objects} objects are present, not one"]
     return tuple(found)
 
@@ -299,7 +321,10 @@ def _our_errors() -> Iterator[None]:
     except YubiHsmDeviceError as error:
         if error.code == SESSIONS_FULL:
             raise DeviceBusy("all its sessions are taken; one that nobody uses is free after 30 seconds") from error
-        raise DeviceRefused("the device refuses the command", *_code(error.code)) from error
+        refusal = (
+            "its log is full, and has to be read first" if error.code == LOG_FULL else "the device refuses the command"
+        )
+        raise DeviceRefused(refusal, *_code(error.code)) from error
     except (YubiHsmError, struct.error, ValueError, IndexError, TypeError) as error:  # by what it cannot take apart
         raise ProtocolError("the device's answer is not one of a YubiHSM 2") from error
 
