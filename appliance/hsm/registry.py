@@ -48,8 +48,11 @@ class Registry:
                 )
 
     def nominees(self, attachment: Attachment) -> tuple[Driver, ...]:
-        """The families that the USB id suggests, in the order in which they are asked."""
-        return tuple(driver for driver in self._drivers if driver.nominated(attachment))
+        """The families that the USB id suggests, in the order in which they are asked; those that borrow it last."""
+        owners = [driver for driver in self._drivers if driver.nominated(attachment)]
+        families = {driver.family for driver in owners}
+        borrowers = [driver for driver in self._drivers if driver not in owners and driver.borrows & families]
+        return (*owners, *borrowers)
 
     def driver(self, family: str) -> Driver:
         """The driver of a family that is in the inventory."""

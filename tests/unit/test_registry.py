@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import AmbiguousSerial, InventoryError, UnknownSerial, WrongClass
+from appliance.hsm.drivers.openpgp import OpenPgpDriver
+from appliance.hsm.drivers.smartcard_hsm import SmartcardHsmDriver
+from appliance.hsm.drivers.yubihsm2 import YubiHsmDriver
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
 from appliance.hsm.model import Attachment, HsmClass, HsmState, Probe
 from appliance.hsm.registry import Changes, Registry
+from appliance.hsm.usb import UsbBus
 from tests.support.fake_driver import FakeDriver, OtherDriver, attachment
 
 HERE = attachment("1-1", 5, "A1")
@@ -256,3 +260,21 @@ def test_families_are_asked_in_order() -> None:
 
     assert [driver.family for driver in inventory.nominees(HERE)] == ["fake", "other"]
     assert inventory.nominees(KEYBOARD) == ()
+
+
+@pytest.mark.parametrize(
+    ("usb_id", "asked"),
+    [
+        ((0x234B, 0x0000), ["openpgp", "smartcard-hsm"]),
+        ((0x20A0, 0x4230), ["smartcard-hsm", "openpgp"]),
+        ((0x1050, 0x0030), ["yubihsm", "openpgp", "smartcard-hsm"]),
+        ((0x1050, 0x0407), []),
+    ],
+)
+def test_a_family_whose_boards_borrow_an_id_is_asked_last(usb_id: tuple[int, int], asked: list[str]) -> None:
+    """A board can be given the id of another family's device: it is asked as such once that family does not know it."""
+    inventory = Registry([driver(UsbBus()) for driver in (OpenPgpDriver, SmartcardHsmDriver, YubiHsmDriver)])
+    vendor, product = usb_id
+    nominees = inventory.nominees(replace(HERE, vendor_id=vendor, product_id=product))
+
+    assert [driver.family for driver in nominees] == asked

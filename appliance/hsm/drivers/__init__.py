@@ -55,6 +55,7 @@ class Driver(ABC):
     title: ClassVar[str]  # for people, e.g. "OpenPGP card"
     restarts: ClassVar[bool] = False  # whether a reset makes the device leave the bus and come back
     usb_ids: tuple[UsbId, ...] = ()  # of a class: those that need no configuration
+    borrows: ClassVar[frozenset[str]] = frozenset()  # families under whose USB ids its devices may come, too
 
     def __init__(self, bus: UsbBus) -> None:
         self.bus = bus

@@ -52,6 +52,7 @@ class OpenPgpDriver(Driver):
         UsbId(0x20A0, 0x4109, "Nitrokey Storage"),
         UsbId(0x20A0, 0x42B2, "Nitrokey 3"),
     )
+    borrows = frozenset({"smartcard-hsm", "yubihsm"})  # boards take any id, and a reader any card
 
     def normalise(self, serial: str) -> str:
         """Without blanks around it, in upper case; up to eight hex digits without leading zeros.

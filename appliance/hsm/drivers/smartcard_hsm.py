@@ -64,7 +64,7 @@ RESET_TIMEOUT = 90.0  # seconds; a device that is nearly full takes thirty, and 
 NITROKEY = UsbId(0x20A0, 0x4230, "Nitrokey HSM")
 SHARED_READER = UsbId(0x04E6, 0x5816, "SmartCard-HSM")  # the reader's id, also of sticks that hold something else
 PICO = UsbId(0x2E8A, 0x10FD, "Pico HSM")
-OTHER_PICO = UsbId(0xFEFF, 0xFCFD, PICO.name)  # boards can be given any id; this one belongs to nobody else
+OTHER_PICO = UsbId(0xFEFF, 0xFCFD, PICO.name)
 
 
 class SmartcardHsmDriver(Driver):
@@ -73,6 +73,7 @@ class SmartcardHsmDriver(Driver):
     family = "smartcard-hsm"
     title = "SmartCard-HSM"
     usb_ids = (NITROKEY, SHARED_READER, PICO, OTHER_PICO)
+    borrows = frozenset({"openpgp", "yubihsm"})  # boards take any id, and a reader any card
 
     def normalise(self, serial: str) -> str:
         """Without blanks around it, in upper case, and without what fills a Nitrokey HSM's iSerial."""
