@@ -111,6 +111,7 @@ class Probe:
     credential: Credential | None = None  # None when a factory reset needs none
     final_try: bool = False  # the token itself says that the next wrong login of its security officer is the last
     shortest_password: int = 1  # for its security officer, as the library says, which may be nonsense
+    leaves: str = ""  # what is in the device, and out of reach of its factory reset: sentences; "" for nothing
     told: str = ""  # the serial number that the token tells, where that changes and `serial` is what it was set up as
 
 

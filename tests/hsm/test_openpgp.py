@@ -78,6 +78,7 @@ def test_normalising_twice_changes_nothing(serial: str) -> None:
         ("234b:0000", "FSIJ-1.2.19-EMULATED", "FSIJ-1.2.19-EMULATED"),
         ("234b:0000", "", ""),
         ("234b:0000", "1234", "1234"),
+        ("234b:0000", "E6614C311B5B8F2C", "E6614C311B5B8F2C"),  # a board's
         ("20a0:4108", "FSIJ-1.2.19-00667788", "FSIJ-1.2.19-00667788"),
         ("20a0:42b2", "a1b2c3d4e5f60718", "A1B2C3D4E5F60718"),
     ],
@@ -166,8 +167,9 @@ def test_a_probe_tells_the_obstacle(historical: str, obstacle: str) -> None:
 
 def test_a_terminated_card_is_only_activated() -> None:
     """The second half of an interrupted reset is all that is left to do."""
-    with scripted([(SELECT, "6285"), (ACTIVATE, "9000")]) as (connection, _):
-        connection.factory_reset(lambda _: None)
+    for script in ([(SELECT, "6285")], [(SELECT, "9000"), ("00CA006E00", "6985")]):
+        with scripted([*script, (ACTIVATE, "9000")]) as (connection, _):
+            connection.factory_reset(lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,9 @@ def test_a_terminated_card_is_only_activated() -> None:
     [
         (["6983"], "007F7F7F000303"),
         (["6982", "6983"], "007F7F7F010303"),
-        (["63C2", "63C1", "63C0", "6983"], "007F7F7F030303"),
+        (["63C2", "63C1", "6983"], "007F7F7F030303"),
+        (["63C2", "63C1", "63C0"], "007F7F7F030303"),
+        (["63C0"], "007F7F7F000303"),
         (["6982"] * 5 + ["6983"], "007F7F7F030303"),
     ],
 )
@@ -184,6 +188,15 @@ def test_pins_are_blocked_however_the_card_counts(answers: list[str], pins: str)
     script = [*resetting(user=verifying("81", answers), pins=pins), (TERMINATE, "9000"), (ACTIVATE, "9000")]
 
     with scripted(script) as (connection, _):
+        connection.factory_reset(lambda _: None)
+
+
+def test_a_card_that_never_says_blocked_is_asked() -> None:
+    """Some call every PIN wrong for ever; their counter tells."""
+    read = ("00CA006E00", application_data(pins="007F7F7F000300") + "9000")
+    user, admin = ([*verifying(reference, ["6982"] * 6), read] for reference in ("81", "83"))
+
+    with scripted([*resetting(user=user, admin=admin), (TERMINATE, "9000"), (ACTIVATE, "9000")]) as (connection, _):
         connection.factory_reset(lambda _: None)
 
 
@@ -233,8 +246,8 @@ def test_a_card_with_key_derivation_gets_hashes(derivation: str, pin: str) -> No
     ("script", "status"),
     [
         (resetting(user=verifying("81", ["6985"]))[:5], 0x6985),
-        (resetting(user=verifying("81", ["6982"] * 6))[:10], 0x6982),
-        (resetting(pins="007F7F7FFF0303", user=verifying("81", ["63CF"] * 18))[:22], 0x63CF),
+        (resetting(user=verifying("81", ["6982"] * 6))[:11], 0x6982),
+        (resetting(pins="007F7F7FFF0303", user=verifying("81", ["63CF"] * 18))[:23], 0x63CF),
         (resetting(admin=verifying("83", ["6A88"])), 0x6A88),
         ([*resetting(), (TERMINATE, "6982")], 0x6982),
         ([*resetting(), (TERMINATE, "6D00")], 0x6D00),

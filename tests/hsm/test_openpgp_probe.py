@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, SerialMismatch
+from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError
 from appliance.hsm.drivers.data_objects import DEEPEST, find
 from appliance.hsm.model import HsmState
 from tests.support.openpgp_script import (
@@ -43,6 +43,8 @@ def test_a_card_in_factory_state_is_zeroized() -> None:
         (probing(application_data(fingerprints="00" * 20 + "01" * 20 + "00" * 20)), ["the decryption key is present"]),
         (probing(application_data(information="010102000300")), ["the signature key is present"]),
         (probing(application_data(information="010002000300")), []),
+        (probing(application_data(information="000101000200")), ["the signature key is present"]),  # counted from 0
+        (probing(application_data(information="000001010200")), ["the decryption key is present"]),
         (probing(application_data(times="00" * 11 + "01")), ["the time of the authentication key is recorded"]),
         (probing(application_data(), cardholder="5B03412042" + "9000"), ["the card holder's name is set"]),
         (probing(application_data(), cardholder="65055B03412042" + "9000"), ["the card holder's name is set"]),
@@ -125,22 +127,55 @@ def test_a_card_that_fails_is_no_other_family(status: str) -> None:
     assert caught.value.status == int(status, 16)
 
 
-@pytest.mark.parametrize("serial", ["FSIJ-1.2.19-00667788", "FSIJ-1.2.19-f1420a7b"])
-def test_iserial_of_another_card_is_a_mismatch(serial: str) -> None:
-    """USB and the card must tell the same number where both tell one."""
-    with (
-        scripted(probing(application_data()), serial=serial) as (connection, _),
-        pytest.raises(SerialMismatch) as caught,
-    ):
-        connection.probe()
+@pytest.mark.parametrize(("serial", "told"), [("FSIJ-1.2.19-00667788", "667788"), ("FSIJ-1.2.19-f1420a7b", "F1420A7B")])
+def test_two_numbers_are_told_and_the_cards_counts(serial: str, told: str) -> None:
+    """Its owner may have given it a number of its own; while it is terminated, only USB's is there."""
+    with scripted(probing(application_data()), serial=serial) as (connection, _):
+        probe = connection.probe()
 
-    assert caught.value.found == "F1420A7A"
+    assert (probe.serial, probe.alias, probe.obstacle) == ("F1420A7A", told, "")
+    assert probe.conflict == f"USB says {told}, the card says F1420A7A"
 
 
-def test_iserial_of_the_card_agrees() -> None:
-    """In either case."""
-    with scripted(probing(application_data()), serial="FSIJ-1.2.19-f1420a7a") as (connection, _):
-        assert connection.probe().serial == "F1420A7A"
+@pytest.mark.parametrize("serial", ["FSIJ-1.2.19-f1420a7a", "FSIJ-1.2.19-EMULATED", "E6614C311B5B8F2C", "1B5B8F2C", ""])
+def test_what_is_no_other_number_is_no_conflict(serial: str) -> None:
+    """The same in either case; and what has Gnuk's USB id need not have a number of Gnuk's."""
+    with scripted(probing(application_data()), serial=serial) as (connection, _):
+        probe = connection.probe()
+
+    assert (probe.serial, probe.conflict) == ("F1420A7A", "")
+
+
+def test_what_a_reset_does_not_reach_is_told() -> None:
+    """Of a Nitrokey Start, which holds three identities; in use and terminated."""
+    for script in (probing(application_data()), [(SELECT, "6285")]):
+        with scripted(script, vendor=0x20A0, product=0x4211) as (connection, _):
+            assert "the other two keep their keys" in connection.probe().leaves
+    with scripted(probing(application_data())) as (connection, _):
+        assert connection.probe().leaves == ""
+
+
+def test_a_card_that_allows_nothing_is_terminated() -> None:
+    """The first ones of the Nitrokey 3 are selected as ever then, and refuse everything else."""
+    with scripted([(SELECT, "9000"), ("00CA006E00", "6985")]) as (connection, _):
+        assert connection.probe().state is HsmState.TERMINATED
+
+
+def test_keys_are_asked_for_where_they_are_not_listed() -> None:
+    """Some cards have the object, but not among the others."""
+    script = probing(application_data())
+    script[2] = ("00CA00DE00", "010102000300" + "9000")
+    with scripted(script) as (connection, _):
+        assert connection.probe().shortcomings == ("the signature key is present",)
+
+
+@pytest.mark.parametrize("status", ["6A88", "6B00", "6985", "6D00"])
+def test_a_card_that_does_not_know_the_list_of_keys(status: str) -> None:
+    """It is one of those before version 3.4, whatever it says."""
+    script = probing(application_data())
+    script[2] = ("00CA00DE00", status)
+    with scripted(script) as (connection, _):
+        assert connection.probe().state is HsmState.ZEROIZED
 
 
 @pytest.mark.parametrize(

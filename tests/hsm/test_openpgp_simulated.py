@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import DeviceGone, ProtocolError, ResetUnsupported, SerialMismatch
+from appliance.errors import DeviceGone, ProtocolError, ResetUnsupported
 from appliance.hsm.drivers.openpgp_contents import Tag
 from appliance.hsm.model import HsmState
 from appliance.simulator import openpgp_data
@@ -61,14 +61,13 @@ def test_a_reset_cut_in_the_middle_is_finished(tmp_path: Path) -> None:
     )
 
 
-def test_a_card_with_another_serial_is_a_mismatch(tmp_path: Path) -> None:
-    """A card that tells another number than USB does is not taken for either."""
+def test_a_card_with_another_serial_is_shown_as_such(tmp_path: Path) -> None:
+    """A card that tells another number than USB does has its own, and both are told."""
     bus = OPENPGP.bus(tmp_path)
 
-    with pytest.raises(SerialMismatch) as caught:
-        OPENPGP.probe(bus, bus.plug(Fault(Misdeed.SERIAL, serial="00112233")))
+    probe = OPENPGP.probe(bus, bus.plug(Fault(Misdeed.SERIAL, serial="00112233")))
 
-    assert (caught.value.expected, caught.value.found) == ("667788", "112233")
+    assert (probe.serial, probe.conflict) == ("112233", "USB says 667788, the card says 112233")
 
 
 @pytest.mark.parametrize("when", list(When))

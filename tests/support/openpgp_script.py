@@ -41,9 +41,11 @@ def probing(
     application: str, *, cardholder: str = "6A88", login: str = "6A88", url: str = "6A88", select: str = "9000"
 ) -> Script:
     """What a probe asks, and these answers; those of the last three with their status word."""
+    keys = [] if "DE" in application else [("00CA00DE00", "6A88")]
     return [
         (SELECT, select),
         ("00CA006E00", application + "9000"),
+        *keys,
         ("00CA006500", cardholder),
         ("00CA005E00", login),
         ("00CA5F5000", url),

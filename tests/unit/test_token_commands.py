@@ -262,6 +262,27 @@ async def test_two_serial_numbers_are_told_before_anything(force: str) -> None:
     assert "   Conflict:                           USB says 1, the token says 667788\n" in shown
 
 
+@pytest.mark.parametrize("force", ["", " -force"])
+async def test_what_a_reset_does_not_reach_is_told_before_it(force: str) -> None:
+    """Nobody takes a device for blank because one part of it is; who asks what it is reads the same."""
+    device = token()
+    assert device.probe
+    leaves = (
+        "It has two halves, and the reset reaches only one of them. The other one keeps its keys until it is reset."
+    )
+    shell = Shell(FakeManager([replace(device, probe=replace(device.probe, leaves=leaves))]))
+    note = (
+        "\nNOTE:     It has two halves, and the reset reaches only one of them. The other\n"
+        "          one keeps its keys until it is reset.\n\n"
+    )
+
+    screen = await shell.command(f"{RESET}{force}", "proceed")
+    shown = " ".join((await shell.command("token backup show -serial 667788")).split())
+
+    assert screen.startswith(note + ("'token backup" if force else "CAUTION:  Are you sure"))
+    assert f"Left by a Reset: {leaves} Keys: 3" in shown
+
+
 async def shown(terminal: FakeTerminal, text: str) -> None:
     """Wait until the text is on the screen."""
     async with asyncio.timeout(10):

@@ -8,9 +8,9 @@ can be terminated, because any other would be left unusable.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, ResetUnsupported, SerialMismatch
+from appliance.errors import DeviceRefused, NotThisFamily, ProtocolError, ResetUnsupported
 from appliance.hsm.ccid import INTERFACE_CLASS, Card, Command, Response
 from appliance.hsm.drivers import Connection, Driver, Progress, UsbId
 from appliance.hsm.drivers.data_objects import find, text
@@ -25,8 +25,9 @@ GET_DATA = 0xCA
 
 OK = 0x9000
 TERMINATED = 0x6285
+NOT_ALLOWED = 0x6985
 WRONG_PIN = 0x6982
-PIN_BLOCKED = 0x6983
+PIN_BLOCKED = (0x6983, 0x63C0)
 NOT_FOUND = (0x6A82, 0x6A88, 0x6B00)
 # What cards without the application answer to its SELECT.
 NOT_THIS_CARD = (0x6700, 0x6985, 0x6999, 0x6A80, 0x6A81, 0x6A82, 0x6A86, 0x6A87, 0x6D00, 0x6E00)
@@ -38,7 +39,13 @@ PROBE_TIMEOUT = 10.0  # seconds for one question
 RESET_TIMEOUT = 60.0  # seconds for one step of the reset
 
 # Their iSerial is FSIJ-<firmware version>-<the serial number in the AID>.
-GNUK_IDS = (UsbId(0x234B, 0x0000, "Gnuk"), UsbId(0x1209, 0x2440, "Gnuk"), UsbId(0x20A0, 0x4211, "Nitrokey Start"))
+NITROKEY_START = UsbId(0x20A0, 0x4211, "Nitrokey Start")
+GNUK_IDS = (UsbId(0x234B, 0x0000, "Gnuk"), UsbId(0x1209, 0x2440, "Gnuk"), NITROKEY_START)
+
+IDENTITIES = (
+    "A Nitrokey Start holds three identities. A reset reaches the one that is selected; the other two keep their keys "
+    "until each of them is selected and reset, too."
+)
 
 
 class OpenPgpDriver(Driver):
@@ -88,22 +95,22 @@ class OpenPgpConnection(Connection):
     def probe(self) -> Probe:
         """What the card says of itself. Spends no try.
 
-        Raises `SerialMismatch` when iSerial contains another card's number, `NotThisFamily`, another `DeviceError`.
+        Raises `NotThisFamily`, another `DeviceError`.
         """
-        model = _model(self._attachment)
-        if self._is_terminated():
+        model, leaves = _model(self._attachment), IDENTITIES if _is(self._attachment, NITROKEY_START) else ""
+        application = self._application()
+        if application is None:
             return Probe(
                 serial=None,  # a terminated card tells nothing
                 state=HsmState.TERMINATED,
                 model=model,
                 firmware=_firmware_in_iserial(self._attachment),
+                leaves=leaves,
                 shortcomings=("a factory reset was begun and is not finished",),
             )
-        contents = self._contents()
+        contents = self._contents(application)
         serial = self._driver.normalise(contents.serial)
-        expected = self._driver.normalise(_number_in_iserial(self._attachment))
-        if expected and expected != serial:
-            raise SerialMismatch(expected, serial)
+        told = self._driver.normalise(_number_in_iserial(self._attachment))
         shortcomings = contents.shortcomings()
         return Probe(
             serial=serial,
@@ -112,9 +119,12 @@ class OpenPgpConnection(Connection):
             firmware=", ".join(filter(None, [_firmware_in_iserial(self._attachment), f"OpenPGP {contents.version}"])),
             label=text(contents.name).replace("<<", " ").replace("<", " ") or text(contents.login),
             obstacle=obstacle(contents.historical),
+            # Its owner may give a card another number, and what has Gnuk's USB id may be something else.
+            conflict=f"USB says {told}, the card says {serial}" if told and told != serial else "",
+            leaves=leaves,
             details=contents.details(),
             shortcomings=shortcomings,
-            alias="" if shortcomings or expected else self._driver.serial_from_usb(self._attachment),
+            alias="" if shortcomings or told == serial else self._driver.serial_from_usb(self._attachment),
         )
 
     def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
@@ -123,8 +133,9 @@ class OpenPgpConnection(Connection):
         Raises `ResetUnsupported` before any try is spent when the card has no life-cycle management.
         """
         progress("selecting the card")
-        if not self._is_terminated():
-            reason = obstacle(self._data(Tag.HISTORICAL_BYTES, among=self._data(Tag.APPLICATION_DATA)))
+        application = self._application()
+        if application is not None:
+            reason = obstacle(self._data(Tag.HISTORICAL_BYTES, among=application))
             if reason:
                 raise ResetUnsupported(reason)
             wrong_pins = self._wrong_pins()
@@ -148,6 +159,20 @@ class OpenPgpConnection(Connection):
             raise DeviceRefused("the card refuses to be selected", status)
         return status == TERMINATED
 
+    def _application(self) -> bytes | None:
+        """Data object 6E of a card in use, empty where it has none; None of one that is terminated.
+
+        Some say so only by what they allow then.
+        """
+        if self._is_terminated():
+            return None
+        try:
+            return self._data(Tag.APPLICATION_DATA)
+        except DeviceRefused as refused:
+            if refused.status == NOT_ALLOWED:
+                return None
+            raise
+
     def _activate(self) -> None:
         """ACTIVATE FILE (7.2.18)."""
         if self._send(ACTIVATE_FILE, RESET_TIMEOUT).status == OK:
@@ -162,14 +187,17 @@ class OpenPgpConnection(Connection):
             status = OK
             for _ in range(self._tries(reference) + SPARE_TRIES):
                 status = self._send(Command(VERIFY, p2=reference, data=pin), RESET_TIMEOUT).status
-                if status == PIN_BLOCKED or (status == OK and reference == 0x83):
+                if status in PIN_BLOCKED or (status == OK and reference == 0x83):
                     return
                 if status == OK:
                     break  # the wrong PIN is the right one, by accident: the next cannot be
                 if status != WRONG_PIN and status & 0xFFF0 != 0x63C0:
                     raise DeviceRefused(f"the {name} cannot be blocked", status)
-            if status != OK:
+            if status == OK:
+                continue
+            if self._tries(reference):
                 raise DeviceRefused(f"the {name} does not become blocked", status)
+            return  # some say each time that it was wrong, and no more
         raise ProtocolError(f"the card accepts two values as {name}")
 
     def _tries(self, reference: int) -> int:
@@ -186,19 +214,24 @@ class OpenPgpConnection(Connection):
             length = HASH_SIZES.get(algorithm[0], 32)
         return b"@" * length, b"!" * length
 
-    def _contents(self) -> Contents:
-        application = self._data(Tag.APPLICATION_DATA)
+    def _contents(self, application: bytes) -> Contents:
         return Contents.parse(
             aid=self._data(Tag.AID, among=application),
             historical=self._data(Tag.HISTORICAL_BYTES, among=application),
             pin_status=self._data(Tag.PIN_STATUS, among=application),
             fingerprints=self._data(Tag.FINGERPRINTS, among=application),
             key_times=self._data(Tag.KEY_TIMES, among=application),
-            key_information=find(application, Tag.KEY_INFORMATION) or b"",
+            key_information=self._key_information(application),
             name=find(self._data(Tag.CARDHOLDER_DATA), Tag.NAME) or b"",
             login=self._data(Tag.LOGIN_DATA),
             url=self._data(Tag.URL),
         )
+
+    def _key_information(self, application: bytes) -> bytes:
+        """Which keys there are (4.4.3.8); empty where the card does not know it, as those before version 3.4."""
+        with suppress(DeviceRefused):
+            return self._data(Tag.KEY_INFORMATION, among=application)
+        return b""
 
     def _data(self, tag: int, among: bytes = b"") -> bytes:
         """A data object: out of `among` if it is there, else by GET DATA (7.2.6); empty when the card has none."""
@@ -225,18 +258,23 @@ class OpenPgpConnection(Connection):
         self._card.power_on()
 
 
-def _is_gnuk(attachment: Attachment) -> bool:
-    return any((known.vendor, known.product) == (attachment.vendor_id, attachment.product_id) for known in GNUK_IDS)
+def _is(attachment: Attachment, known: UsbId) -> bool:
+    return (known.vendor, known.product) == (attachment.vendor_id, attachment.product_id)
 
 
 def _number_in_iserial(attachment: Attachment) -> str:
-    found = re.search("[0-9A-Fa-f]{8}$", attachment.usb_serial.strip())
-    return found[0] if found and _is_gnuk(attachment) else ""
+    """ "" for what is written otherwise: boards that borrow Gnuk's USB id have a number of their own there."""
+    found = re.fullmatch(r"[A-Z]+-[0-9.]+-([0-9A-Fa-f]{8})", attachment.usb_serial.strip())
+    return found[1] if found and _is_gnuk(attachment) else ""
 
 
 def _firmware_in_iserial(attachment: Attachment) -> str:
     found = re.match(r"FSIJ-(\d{1,3}(?:\.\d{1,3}){1,3})-", attachment.usb_serial, re.ASCII)
     return found[1] if found and _is_gnuk(attachment) else ""
+
+
+def _is_gnuk(attachment: Attachment) -> bool:
+    return any(_is(attachment, known) for known in GNUK_IDS)
 
 
 def _model(attachment: Attachment) -> str:

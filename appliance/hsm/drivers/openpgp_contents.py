@@ -71,10 +71,11 @@ class Contents:
         if len(fingerprints) < 60 or len(key_times) < 12:
             raise ProtocolError("the card's list of keys is too short")
         states = dict(zip(key_information[::2], key_information[1::2], strict=False))
+        first = 0 if 0 in states else 1  # the number of the signature key; some count from zero
         keys = (
             name
             for number, name in enumerate(KEYS)
-            if any(fingerprints[20 * number : 20 * number + 20]) or states.get(number + 1)
+            if any(fingerprints[20 * number : 20 * number + 20]) or states.get(first + number)
         )
         dated = (name for number, name in enumerate(KEYS) if any(key_times[4 * number : 4 * number + 4]))
         return cls(

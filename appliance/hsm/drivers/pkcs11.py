@@ -6,7 +6,6 @@ do not ask the token.
 """
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -25,9 +24,12 @@ from appliance.hsm.drivers.pkcs11_slot import (
 )
 from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 from appliance.hsm.pkcs11.client import Library, Token
+from appliance.hsm.pkcs11.codes import TOKEN_NOT_RECOGNIZED
 from appliance.hsm.usb import UsbBus
 
 LONGEST_PIN = 255  # bytes
+# Of a token that was initialised. Some modules take the first away from tokens in use, so objects count as well.
+IN_USE = TOKEN_INITIALIZED | USER_PIN_INITIALIZED
 # What the label becomes: always another than it was, so that it proves, read back, that C_InitToken did its work.
 # OpenSC's module cannot write an empty one, and fails when the token is empty already.
 LABELS = ("blank", "empty")
@@ -103,7 +105,7 @@ class Pkcs11Connection(Connection):
             conflict=self._conflict(serial),
             details=(*details(token, path), ("Public Objects", str(objects))),
             shortcomings=shortcomings,
-            credential=None if _is_blank(token, objects) else _credential(token),
+            credential=_credential(token) if token.flags & IN_USE or objects else None,
         )
 
     def factory_reset(self, progress: Progress, secret: Secret | None = None) -> None:
@@ -114,7 +116,7 @@ class Pkcs11Connection(Connection):
         progress("checking that it is still in its slot")
         token = present(self._library, self._found)
         self._driver.plugged(self._attachment)
-        if not _is_blank(token, self._objects(token)):
+        if token.flags & IN_USE or self._objects(token):
             if secret is None:
                 raise DeviceError("it is reset with its SO PIN only")
             progress("resetting")
@@ -123,12 +125,13 @@ class Pkcs11Connection(Connection):
             self._label = label
 
     def _objects(self, token: Token) -> int:
-        """How many a session without a login sees; one that is not initialised may refuse to have any session."""
-        if token.flags & TOKEN_INITIALIZED:
+        """How many a session without a login sees; one that was never initialised need not have sessions."""
+        try:
             return self._library.objects(token.slot)
-        with suppress(DeviceRefused):
-            return self._library.objects(token.slot)
-        return 0
+        except DeviceRefused as refused:
+            if token.flags & TOKEN_INITIALIZED or refused.status != TOKEN_NOT_RECOGNIZED:
+                raise
+            return 0
 
     def _conflict(self, serial: str) -> str:
         """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""
@@ -142,11 +145,6 @@ def _one_each(tokens: Collection[Token]) -> Collection[Token]:
     for token in tokens:
         first.setdefault((token.serial, token.slot_description) if token.serial else (str(token.slot),), token)
     return first.values()
-
-
-def _is_blank(token: Token, objects: int) -> bool:
-    """Whether it was never initialised. Some modules take that flag away from tokens that are in use."""
-    return not token.flags & (TOKEN_INITIALIZED | USER_PIN_INITIALIZED) and not objects
 
 
 def _credential(token: Token) -> Credential:

@@ -35,6 +35,7 @@ from appliance.shell.invocation import FAILURE, SUCCESS, Invocation, Reply
 
 _ASKING = "The token has not answered yet. It is being asked again."
 _RESETTING = "The token is being reset. Do not remove it."
+_LONGEST = 300  # characters of what `show` tells of one thing
 _CONFLICT = "The serial numbers that USB and the token tell differ:"
 _OTHER = "A reset of another token with this serial number was interrupted. The model of this one is"
 _UNFINISHED = "A reset of this token was begun and has not ended. Its state is unknown.\n"
@@ -80,6 +81,7 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
         return await _fail(kind, call, problem)
     attachment = device.attachment
     more = [("Conflict", device.probe.conflict)] if device.probe and device.probe.conflict else []
+    more += [("Left by a Reset", device.probe.leaves)] if device.probe and device.probe.leaves else []
     more += (*device.probe.details, *device.probe.remarks) if device.probe else ()
     more += [
         ("USB Product", attachment.product),
@@ -88,7 +90,8 @@ async def _show(kind: _Kind, call: Invocation) -> Reply:
         ("USB Serial #", attachment.usb_serial),
         ("USB Bus/Address", f"{attachment.bus:03}/{attachment.address:03}"),
     ]
-    await call.terminal.write("\n" + _block(manager, device, tuple((name, text.shown(value)) for name, value in more)))
+    lines = tuple((name, text.shown(value, _LONGEST)) for name, value in more)
+    await call.terminal.write("\n" + _block(manager, device, lines))
     return SUCCESS
 
 
@@ -137,10 +140,12 @@ async def _factory_reset(kind: _Kind, call: Invocation) -> Reply:
 
 def _notes(manager: Manager, device: Device, typed: str) -> list[str]:
     """What speaks against this being the token that the person means."""
-    notes = [f"{_CONFLICT} {device.probe.conflict}."] if device.probe and device.probe.conflict else []
+    probe = device.probe
+    notes = [f"{_CONFLICT} {probe.conflict}."] if probe and probe.conflict else []
+    notes += [probe.leaves] if probe and probe.leaves else []
     others = (intent.serial for intent in manager.interrupted() if intent.family != device.family)
     if not {typed, device.serial}.isdisjoint(others):
-        notes.append(f"{_OTHER} {device.probe.model if device.probe else device.family}.")
+        notes.append(f"{_OTHER} {probe.model if probe else device.family}.")
     return notes
 
 
