@@ -88,7 +88,9 @@ def test_the_serial_that_usb_suggests(usb_id: str, usb_serial: str, serial: str)
     assert DRIVER.serial_from_usb(attachment(usb_id, usb_serial)) == serial
 
 
-@pytest.mark.parametrize("usb_id", ["234b:0000", "1209:2440", "20a0:4211", "20a0:4108", "20a0:4109", "20a0:42b2"])
+@pytest.mark.parametrize(
+    "usb_id", ["234b:0000", "1209:2440", "20a0:4211", "20a0:4108", "20a0:4109", "20a0:42b2", "20a0:42d4"]
+)
 def test_usb_ids_nominate(usb_id: str) -> None:
     """The known ids of the family."""
     assert DRIVER.nominated(attachment(usb_id, ""))

@@ -58,6 +58,7 @@ class OpenPgpDriver(Driver):
         UsbId(0x20A0, 0x4108, "Nitrokey Pro"),
         UsbId(0x20A0, 0x4109, "Nitrokey Storage"),
         UsbId(0x20A0, 0x42B2, "Nitrokey 3"),
+        UsbId(0x20A0, 0x42D4, "CanoKey"),
     )
     borrows = frozenset({"smartcard-hsm", "yubihsm"})  # boards take any id, and a reader any card
 
