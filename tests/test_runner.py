@@ -62,6 +62,27 @@ def test_arguments_go_to_pytest_from_any_folder(tmp_path: Path) -> None:
     assert "no_such_test or nothing like_it" in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize(("appliance", "others", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (5, 1, 5)])
+def test_without_arguments_both_halves_run(tmp_path: Path, appliance: int, others: int, status: int) -> None:
+    """A failure in either fails the run, and the appliance's report comes last, whichever ends first."""
+    program = tmp_path / "pytest"
+    program.write_text(
+        f"#!/bin/sh\n[ $1 != tests/appliance ] || {{ echo the appliance; exit {appliance}; }}\n"
+        f"echo all but $1; exit {others}\n"
+    )
+    program.chmod(0o755)
+    result = subprocess.run(  # noqa: S603  # a script of this checkout
+        [TESTS / "support/run_beside", tmp_path / "report", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert result.stdout.splitlines() == ["all but --ignore=tests/appliance", "the appliance"]
+    assert result.returncode == status
+
+
 def test_the_ci_runs_the_runner_and_nothing_else() -> None:
     """What passes on the CI machine is what a developer can run."""
     lines = (TESTS.parent / ".ci/run").read_text(encoding="utf-8").splitlines()
