@@ -267,27 +267,28 @@ async def test_a_blank_token_that_has_no_sessions_is_blank(module: VendorModule,
 
 
 @pytest.mark.parametrize(
-    ("tokens", "slot"),
+    ("serials", "reason"),
     [
-        ([("Reader 0", "1"), ("Reader 0", "1")], 0),  # one card, two PINs
-        ([("Reader 0", "1"), ("Reader 1", "1")], None),
-        ([("Reader 0", "1"), ("Reader 0", "2")], None),
-        ([("Reader 0", ""), ("Reader 0", "")], None),
+        (("1", "1"), "the library shows one token in 2 slots: it has to show each token once"),
+        (("1", "2"), "leave only this device plugged in"),
     ],
 )
-def test_a_card_with_two_pins_is_one_token(
-    module: VendorModule, tokens: list[tuple[str, str]], slot: int | None
-) -> None:
-    """A module may show it in a slot for each; two cards, and two of which that is not known, are two."""
+def test_a_card_in_two_slots_is_not_guessed(module: VendorModule, serials: tuple[str, str], reason: str) -> None:
+    """A module may show it once for each of its PINs: what holds for one of them need not for the other."""
+    tokens = [Token(slot, 2, "Reader 0", "label", "model", serial, 0, "1.0", 4) for slot, serial in enumerate(serials)]
+
+    with pytest.raises(DeviceError, match=reason):
+        driver(module, Plugs(PLACE)).tie(tokens, PLACE, 1)
+
+
+async def test_a_token_in_use_that_has_no_sessions_is_not_blank(module: VendorModule, tmp_path: Path) -> None:
+    """What it holds is not known then."""
+    module.tell("fault-C_OpenSession", "E1")
     plugs = Plugs(PLACE)
-    found = [
-        Token(number, 2, name, "label", "model", serial, 0, "1.0", 4) for number, (name, serial) in enumerate(tokens)
-    ]
-    if slot is None:
-        with pytest.raises(DeviceError, match="not certain"):
-            driver(module, plugs).tie(found, PLACE, 1)
-    else:
-        assert driver(module, plugs).tie(found, PLACE, 1).slot == slot
+    async with house(tmp_path / "state", plugs, driver(module, plugs)) as made:
+        [device] = made.devices
+
+    assert (device.probe, device.state) == (None, HsmState.UNREACHABLE)
 
 
 def test_each_device_has_its_own_module() -> None:

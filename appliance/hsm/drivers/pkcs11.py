@@ -24,7 +24,6 @@ from appliance.hsm.drivers.pkcs11_slot import (
 )
 from appliance.hsm.model import Attachment, Credential, HsmState, Probe, Secret
 from appliance.hsm.pkcs11.client import Library, Token
-from appliance.hsm.pkcs11.codes import TOKEN_NOT_RECOGNIZED
 from appliance.hsm.usb import UsbBus
 
 LONGEST_PIN = 255  # bytes
@@ -63,10 +62,6 @@ class Pkcs11Driver(SlotDriver):
         """The module that was configured for the USB id."""
         wanted = (attachment.vendor_id, attachment.product_id)
         return next((path, ids) for path, ids in self._libraries if wanted in ids)
-
-    def tie(self, tokens: Collection[Token], attachment: Attachment, devices: int) -> Token:
-        """As for every family, once each token is counted once."""
-        return super().tie(_one_each(tokens), attachment, devices)
 
     def connect(self, library: Library, token: Token, attachment: Attachment) -> Connection:
         """A connection to the token."""
@@ -128,8 +123,8 @@ class Pkcs11Connection(Connection):
         """How many a session without a login sees; one that was never initialised need not have sessions."""
         try:
             return self._library.objects(token.slot)
-        except DeviceRefused as refused:
-            if token.flags & TOKEN_INITIALIZED or refused.status != TOKEN_NOT_RECOGNIZED:
+        except DeviceRefused:
+            if token.flags & IN_USE:
                 raise
             return 0
 
@@ -137,14 +132,6 @@ class Pkcs11Connection(Connection):
         """A card's number differs from its reader's, and that may be all; so it is said, and hinders nothing."""
         told = self._driver.serial_from_usb(self._attachment)
         return f"USB says {told}, the token says {serial}" if told and told != serial else ""
-
-
-def _one_each(tokens: Collection[Token]) -> Collection[Token]:
-    """Without the further slots in which a module shows the same card, one for each of its PINs, as OpenSC's does."""
-    first: dict[tuple[str, ...], Token] = {}
-    for token in tokens:
-        first.setdefault((token.serial, token.slot_description) if token.serial else (str(token.slot),), token)
-    return first.values()
 
 
 def _credential(token: Token) -> Credential:

@@ -74,6 +74,8 @@ class SlotDriver(Driver):
                 return token
             case [], []:
                 raise DeviceError(f"the library shows no token on USB{_named(tokens)}")
+        if devices == 1 and len({token.serial for token in candidates}) == 1:
+            raise DeviceError(f"the library shows one token in {len(candidates)} slots: it has to show each token once")
         raise DeviceError(
             f"which token is in which device is not certain: tokens on USB {len(candidates)}, devices {devices}, "
             f"with this device's serial number {len(matches)}; leave only this device plugged in"

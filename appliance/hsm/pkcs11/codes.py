@@ -10,7 +10,6 @@ from appliance.errors import DeviceError, DeviceGone, DeviceRefused, DeviceTimeo
 
 VENDOR_DEFINED = 0x80000000
 PIN_INCORRECT = 0xA0
-TOKEN_NOT_RECOGNIZED = 0xE1
 SECRET_REFUSED = (PIN_INCORRECT, 0xA4)  # wrong; or locked, by this try or before
 
 NAMES: Mapping[int, str] = {
