@@ -8,21 +8,14 @@ busy meanwhile, and stands in nobody's way.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from appliance.audit import AuditLog
-from appliance.errors import (
-    AttachmentChanged,
-    DeviceBusy,
-    DeviceError,
-    DeviceTimeout,
-    NotThisFamily,
-    StateError,
-)
+from appliance.errors import AttachmentChanged, DeviceBusy, DeviceError, DeviceTimeout, NotThisFamily, StateError
 from appliance.hsm.drivers import Connection, Driver, Progress
 from appliance.hsm.hotplug import Event, HotplugSource, Plugged, Rescan
 from appliance.hsm.journal import Journal
@@ -128,14 +121,20 @@ class Manager:
         """
         attachment = device.attachment
         await self._until_idle(attachment)
-        current = self._registry.at(attachment)
-        if current is None:
+        if self._registry.at(attachment) is None:
             raise AttachmentChanged(device.serial)
-        driver = self._registry.driver(current.family)
-        probe = await self._probe(driver, attachment)
+        driver, probe = await self._recognised(attachment)
         serial = serial_of(probe, driver, attachment, self._journal.pending())
         if self._registry.learn(attachment, driver.family, serial, probe=probe) is None:
             raise AttachmentChanged(device.serial)  # while it was asked
+
+    async def _recognised(self, attachment: Attachment) -> tuple[Driver, Probe]:
+        """The family that knows a device, and what it says of itself. Raises `DeviceError`."""
+        *others, last = self._registry.nominees(attachment)
+        for driver in others:
+            with suppress(NotThisFamily):
+                return driver, await self._probe(driver, attachment)
+        return last, await self._probe(last, attachment)
 
     async def factory_reset(
         self, device: Device, *, actor: str, origin: str, progress: Progress, secret: Secret | None = None

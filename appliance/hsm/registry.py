@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import AmbiguousSerial, UnknownSerial, WrongClass
-from appliance.hsm.drivers import Driver
+from appliance.hsm.drivers import Driver, owners
 from appliance.hsm.hotplug import Event, Plugged, Rescan, Unplugged
 from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Probe
 
@@ -49,10 +49,10 @@ class Registry:
 
     def nominees(self, attachment: Attachment) -> tuple[Driver, ...]:
         """The families that the USB id suggests, in the order in which they are asked; those that borrow it last."""
-        owners = [driver for driver in self._drivers if driver.nominated(attachment)]
-        families = {driver.family for driver in owners}
-        borrowers = [driver for driver in self._drivers if driver not in owners and driver.borrows & families]
-        return (*owners, *borrowers)
+        nominated = [driver for driver in self._drivers if driver.nominated(attachment)]
+        lenders = owners(attachment)
+        borrowers = [driver for driver in self._drivers if driver not in nominated and driver.borrows & lenders]
+        return (*nominated, *borrowers)
 
     def driver(self, family: str) -> Driver:
         """The driver of a family that is in the inventory."""

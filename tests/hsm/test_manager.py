@@ -13,6 +13,7 @@ from appliance.errors import (
     AttachmentChanged,
     DeviceBusy,
     DeviceTimeout,
+    NotThisFamily,
     ProtocolError,
     UnknownSerial,
     WrongClass,
@@ -20,7 +21,7 @@ from appliance.errors import (
 from appliance.hsm import manager
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
 from appliance.hsm.model import HsmClass, HsmState, Outcome
-from tests.support.fake_driver import FakeToken, attachment, refused
+from tests.support.fake_driver import FakeToken, OtherDriver, attachment, refused
 from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
 
 # The inventory
@@ -242,6 +243,28 @@ async def test_a_refresh_asks_at_once(house: House) -> None:
     house.source.unplug(place)
     with pytest.raises(AttachmentChanged):
         await house.manager.refresh(device)
+
+
+async def test_a_refresh_asks_each_family(build: Build) -> None:
+    """A device that was held when it came is of the first family until it can be asked; it may be of the next."""
+    place, busy, other = attachment("1-3", 7, "C3"), DeviceBusy("another program holds it"), OtherDriver()
+    seen_by_first, seen_by_other = FakeToken("C3", stranger=True), FakeToken("C3")
+    other.tokens[place] = seen_by_other
+    house = build(others=[other])
+    await house.manager.start()
+    seen_by_first.fail("open", busy)
+    house.source.plug(place, seen_by_first)
+    await house.settled()
+    device = house.device("C3")
+    del seen_by_first.hooks["open"]
+    await house.manager.refresh(device)
+
+    assert (device.family, device.state) == ("fake", HsmState.UNREACHABLE)
+    assert (house.device("C3").family, house.device("C3").state) == ("other", HsmState.INITIALIZED)
+
+    seen_by_other.stranger = True
+    with pytest.raises(NotThisFamily):
+        await house.manager.refresh(house.device("C3"))
 
 
 async def test_a_refresh_during_a_reset_is_refused(house: House) -> None:

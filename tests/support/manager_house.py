@@ -102,7 +102,9 @@ async def builder(folder: Path) -> AsyncIterator[Build]:
         source = FakeSource(driver)
         journal = options.pop("journal", None) or Journal.open(folder / "pending.json")
         audit = options.pop("audit", None) or AuditLog.open(folder / "audit.jsonl")
-        manager = Manager(source, [driver], journal, audit, **options)  # type: ignore[arg-type]  # any of its options
+        others = options.pop("others", [])
+        assert isinstance(others, list)
+        manager = Manager(source, [driver, *others], journal, audit, **options)  # type: ignore[arg-type]  # any option
         made.append(House(folder, driver, source, manager))
         return made[-1]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inventory equals what is plugged in, and a serial number leads to one device or to a refusal."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import AmbiguousSerial, InventoryError, UnknownSerial, WrongClass
+from appliance.hsm.drivers import Driver
 from appliance.hsm.drivers.openpgp import OpenPgpDriver
 from appliance.hsm.drivers.smartcard_hsm import SmartcardHsmDriver
 from appliance.hsm.drivers.yubihsm2 import YubiHsmDriver
@@ -262,18 +264,24 @@ def test_families_are_asked_in_order() -> None:
     assert inventory.nominees(KEYBOARD) == ()
 
 
+ALL = (OpenPgpDriver, SmartcardHsmDriver, YubiHsmDriver)
+
+
 @pytest.mark.parametrize(
-    ("usb_id", "asked"),
+    ("drivers", "usb_id", "asked"),
     [
-        ((0x234B, 0x0000), ["openpgp", "smartcard-hsm"]),
-        ((0x20A0, 0x4230), ["smartcard-hsm", "openpgp"]),
-        ((0x1050, 0x0030), ["yubihsm", "openpgp", "smartcard-hsm"]),
-        ((0x1050, 0x0407), []),
+        (ALL, (0x234B, 0x0000), ["openpgp", "smartcard-hsm"]),
+        (ALL, (0x20A0, 0x4230), ["smartcard-hsm", "openpgp"]),
+        (ALL, (0x1050, 0x0030), ["yubihsm", "openpgp", "smartcard-hsm"]),
+        (ALL[:2], (0x1050, 0x0030), ["openpgp", "smartcard-hsm"]),  # without Yubico's package
+        (ALL, (0x1050, 0x0407), []),
     ],
 )
-def test_a_family_whose_boards_borrow_an_id_is_asked_last(usb_id: tuple[int, int], asked: list[str]) -> None:
+def test_a_family_whose_boards_borrow_an_id_is_asked_last(
+    drivers: Sequence[type[Driver]], usb_id: tuple[int, int], asked: list[str]
+) -> None:
     """A board can be given the id of another family's device: it is asked as such once that family does not know it."""
-    inventory = Registry([driver(UsbBus()) for driver in (OpenPgpDriver, SmartcardHsmDriver, YubiHsmDriver)])
+    inventory = Registry([driver(UsbBus()) for driver in drivers])
     vendor, product = usb_id
     nominees = inventory.nominees(replace(HERE, vendor_id=vendor, product_id=product))
 

@@ -55,7 +55,7 @@ class Driver(ABC):
     title: ClassVar[str]  # for people, e.g. "OpenPGP card"
     restarts: ClassVar[bool] = False  # whether a reset makes the device leave the bus and come back
     usb_ids: tuple[UsbId, ...] = ()  # of a class: those that need no configuration
-    borrows: ClassVar[frozenset[str]] = frozenset()  # families under whose USB ids its devices may come, too
+    borrows: ClassVar[frozenset[str]] = frozenset()  # families under whose own USB ids its devices may come, too
 
     def __init__(self, bus: UsbBus) -> None:
         self.bus = bus
@@ -105,6 +105,12 @@ FAMILIES = (
 def kinds() -> tuple[type[Driver], ...]:
     """Every family, whether this machine is set up for it or not."""
     return tuple(getattr(import_module(f"{__name__}.{module}"), name) for module, name in FAMILIES)
+
+
+def owners(attachment: Attachment) -> frozenset[str]:
+    """The families that have the USB id for their own, whether this machine is set up for them or not."""
+    usb_id = (attachment.vendor_id, attachment.product_id)
+    return frozenset(kind.family for kind in kinds() if usb_id in [(own.vendor, own.product) for own in kind.usb_ids])
 
 
 def families(bus: UsbBus, settings: HsmSettings = UNCONFIGURED) -> tuple[Driver, ...]:
