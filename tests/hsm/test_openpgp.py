@@ -268,7 +268,8 @@ def test_a_refusal_ends_the_reset(script: Script, status: int) -> None:
     "rest",
     [
         [(ACTIVATE, "6985"), (SELECT, "6285"), (ACTIVATE, "9000")],
-        [(ACTIVATE, "6985"), (SELECT, "9000")],
+        [(ACTIVATE, "6985"), (SELECT, "9000"), ("00CA006E00", "6985"), (ACTIVATE, "9000")],
+        [(ACTIVATE, "6985"), (SELECT, "9000"), ("00CA006E00", application_data() + "9000")],
     ],
 )
 def test_a_card_that_wants_power_anew_gets_it(rest: Script) -> None:

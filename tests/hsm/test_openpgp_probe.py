@@ -45,6 +45,7 @@ def test_a_card_in_factory_state_is_zeroized() -> None:
         (probing(application_data(information="010002000300")), []),
         (probing(application_data(information="000101000200")), ["the signature key is present"]),  # counted from 0
         (probing(application_data(information="000001010200")), ["the decryption key is present"]),
+        (probing(application_data(information="0100020003010000")), ["the authentication key is present"]),
         (probing(application_data(times="00" * 11 + "01")), ["the time of the authentication key is recorded"]),
         (probing(application_data(), cardholder="5B03412042" + "9000"), ["the card holder's name is set"]),
         (probing(application_data(), cardholder="65055B03412042" + "9000"), ["the card holder's name is set"]),

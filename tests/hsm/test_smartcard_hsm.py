@@ -115,7 +115,7 @@ def test_the_serial_is_found(usb_id: tuple[int, int], usb_serial: str, holder: s
     with scripted(script, usb_id=usb_id, serial=usb_serial) as (connection, _):
         probe = connection.probe()
 
-    assert (probe.serial, probe.model, probe.obstacle) == (serial, model, "")
+    assert (probe.serial, probe.model, probe.obstacle, probe.conflict) == (serial, model, "", "")
 
 
 def test_two_serials_are_shown_and_neither_is_reset() -> None:
@@ -417,7 +417,7 @@ def test_a_device_with_so_pin_is_not_reset_without() -> None:
         connection.factory_reset(lambda _: None)
 
 
-@pytest.mark.parametrize("status", ["6985", "6986", "6900", "63CE", "6982", "6A80"])
+@pytest.mark.parametrize("status", ["6985", "6986", "6900", "63CE", "6982", "6A80", "6400"])
 def test_a_refusal_that_costs_a_try_is_a_wrong_so_pin(status: str) -> None:
     """Whatever the status word: it is sent once, and what it has cost is read."""
     initialize = INITIALIZE.replace(SO_PIN, WRONG)
@@ -448,7 +448,8 @@ def test_a_refusal_that_costs_nothing_is_no_wrong_so_pin(status: str, after: str
 
 def test_a_reset_that_broke_off_is_no_refusal() -> None:
     """A Pico HSM says so when it has set the PINs already, and perhaps destroyed what it held."""
-    with scripted(resetting("6400")) as (connection, _), pytest.raises(ProtocolError, match=r"broke .* off"):
+    script = [*resetting("6400"), (SO_TRIES, "63CF")]
+    with scripted(script) as (connection, _), pytest.raises(ProtocolError, match=r"broke .* off"):
         connection.factory_reset(lambda _: None, Secret(SO_PIN))
 
 

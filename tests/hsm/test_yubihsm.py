@@ -110,27 +110,37 @@ def test_what_refuses_a_session_for_another_reason_is_in_no_known_state(code: in
         connection(answer).probe()
 
 
-class Unread(YubiHsmCard):
-    """A device that is told to do nothing while its log is full, and whose log is."""
+class Refusing(YubiHsmCard):
+    """A device that fails in every session, unless told otherwise because its log is full and nobody has read it."""
+
+    failure = Failure.LOG_FULL
 
     def _command(self, code: int, data: bytes, session: Session, place: int) -> bytes:
         if code == Code.CLOSE_SESSION:
             return super()._command(code, data, session, place)
-        raise Failed(Failure.LOG_FULL)
+        raise Failed(self.failure)
 
 
 def test_a_device_whose_log_is_full_says_so() -> None:
     """However often it is asked; its reset is tried, and refused with what has to be done first."""
-    card = Unread(YubiHsmFlash.new("7550054"), lambda _: pytest.fail("changed"))
-    for _ in range(2 * MOST_SESSIONS):
+    card = Refusing(YubiHsmFlash.new("7550054"), lambda _: pytest.fail("changed"))
+    for _ in range(MOST_SESSIONS + 1):
         probe = connection(card.transmit).probe()
-    with pytest.raises(DeviceRefused, match="its log is full, and has to be read first"):
-        connection(card.transmit).factory_reset(lambda _: None)
-    connection(card.transmit).probe()
+        with pytest.raises(DeviceRefused, match="its log is full, and has to be read first"):
+            connection(card.transmit).factory_reset(lambda _: None)
 
     assert (probe.state, probe.credential, probe.obstacle) == (HsmState.INITIALIZED, None, "")
     assert probe.shortcomings == ("its log is full, and it tells nothing before that is read",)
     assert dict(probe.details)["Objects"] == "not told before its log is read"
+
+
+def test_a_refusal_leaves_no_session_open() -> None:
+    """A device has few, and would be busy otherwise."""
+    card = Refusing(YubiHsmFlash.new("7550054"), lambda _: pytest.fail("changed"))
+    card.failure = Failure.STORAGE_FAILED
+    for _ in range(MOST_SESSIONS + 1):
+        with pytest.raises(DeviceRefused):
+            connection(card.transmit).probe()
 
 
 FLASH = YubiHsmFlash.new("7550054")

@@ -179,7 +179,7 @@ class OpenPgpConnection(Connection):
         if self._send(ACTIVATE_FILE, RESET_TIMEOUT).status == OK:
             return
         self._restart()  # some cards want to be powered anew between the two halves
-        if self._is_terminated():
+        if self._application() is None:
             self._demand(ACTIVATE_FILE, "the card refuses to be activated")
 
     def _block(self, reference: int, wrong_pins: tuple[bytes, ...], name: str) -> None:

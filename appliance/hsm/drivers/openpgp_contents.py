@@ -71,7 +71,7 @@ class Contents:
         if len(fingerprints) < 60 or len(key_times) < 12:
             raise ProtocolError("the card's list of keys is too short")
         states = dict(zip(key_information[::2], key_information[1::2], strict=False))
-        first = 0 if 0 in states else 1  # the number of the signature key; some count from zero
+        first = 0 if 0 in states and len(KEYS) not in states else 1  # some count the keys from zero
         keys = (
             name
             for number, name in enumerate(KEYS)

@@ -148,11 +148,11 @@ class SmartcardHsmConnection(Connection):
 
         No refusal, where the device may have begun.
         """
-        if status == BROKEN_OFF:
-            return ProtocolError(f"the device broke the initialization off (status {status:04X})")
         after = self._tries(SO_PIN).left
         if before.left is not None and after is not None and after < before.left:
             return SecretRefused("the SO PIN is wrong", status)
+        if status == BROKEN_OFF:
+            return ProtocolError(f"the device broke the initialization off (status {status:04X})")
         return DeviceRefused(REFUSALS.get(status, "the device refuses to be initialized"), status)
 
     def _serial(self, told: str) -> tuple[str, str]:

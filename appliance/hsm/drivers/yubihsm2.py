@@ -267,7 +267,7 @@ class YubiHsmConnection(Connection):
 
 
 def _seen(session: "AuthSession") -> _Contents:
-    """Raises `DeviceError`; the session is closed then, for a device has few of them."""
+    """Raises `DeviceError`; after a refusal the session is closed, for a device has few of them."""
     from yubihsm.defs import CAPABILITY, OBJECT
 
     try:
