@@ -264,7 +264,7 @@ def _is(attachment: Attachment, known: UsbId) -> bool:
 
 
 def _number_in_iserial(attachment: Attachment) -> str:
-    """ "" for what is written otherwise: boards that borrow Gnuk's USB id have a number of their own there."""
+    """The card's, if it is there: boards that borrow Gnuk's USB id have a number of their own, written otherwise."""
     found = re.fullmatch(r"[A-Z]+-[0-9.]+-([0-9A-Fa-f]{8})", attachment.usb_serial.strip())
     return found[1] if found and _is_gnuk(attachment) else ""
 
