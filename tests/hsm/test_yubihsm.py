@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.config import HsmSettings, YubiHsmSettings
-from appliance.errors import DeviceError, DeviceRefused, NotThisFamily, ProtocolError
+from appliance.errors import DeviceError, DeviceRefused, NotThisFamily, ProtocolError, SecretRefused
 from appliance.hsm.drivers import yubihsm2
 from appliance.hsm.drivers.yubihsm2 import YubiHsmConnection, YubiHsmDriver
 from appliance.hsm.model import Attachment, HsmState, Secret
@@ -141,6 +141,33 @@ def test_a_refusal_leaves_no_session_open() -> None:
     for _ in range(MOST_SESSIONS + 1):
         with pytest.raises(DeviceRefused):
             connection(card.transmit).probe()
+
+
+def test_a_wrong_password_costs_one_session() -> None:
+    """The one that it did not open, which ends by itself; that of a factory's key that may not reset is closed."""
+    flash = YubiHsmFlash.new("7550054")
+    key = flash.authentication[1]
+    limited = replace(key, attributes=replace(key.attributes, capabilities=0))
+    card = YubiHsmCard(replace(flash, authentication={1: limited}), lambda _: pytest.fail("changed"))
+    for _ in range(MOST_SESSIONS // 2 + 1):
+        with pytest.raises(SecretRefused):
+            connection(card.transmit).factory_reset(lambda _: None, Secret("wrong"))
+
+
+class Clinging(YubiHsmCard):
+    """A device that does not end a session."""
+
+    def _command(self, code: int, data: bytes, session: Session, place: int) -> bytes:
+        if code == Code.CLOSE_SESSION:
+            raise Failed(Failure.INVALID_SESSION)
+        return super()._command(code, data, session, place)
+
+
+def test_what_was_told_in_a_session_counts_however_it_ends() -> None:
+    """The device frees it by itself, and what it holds is known."""
+    card = Clinging(YubiHsmFlash.new("7550054"), lambda _: pytest.fail("changed"))
+
+    assert connection(card.transmit).probe().state is HsmState.ZEROIZED
 
 
 FLASH = YubiHsmFlash.new("7550054")

@@ -88,6 +88,7 @@ def test_a_device_is_tied_to_its_token(usb_serial: str, tokens: list[Token], dev
         (NUMBER, [token(3, NUMBER), token(4, "0007550054")], 2, "this device's serial number 2"),
         ("755005", [token(3, NUMBER), token(4, "1")], 2, "this device's serial number 0"),
         ("", [token(3, "")], 2, "not certain"),
+        (NUMBER, [token(3, NUMBER), token(4, NUMBER)], 1, "shows one token in 2 slots: it has to show each token once"),
     ],
 )
 def test_what_is_not_certain_is_refused(usb_serial: str, tokens: list[Token], devices: int, reason: str) -> None:

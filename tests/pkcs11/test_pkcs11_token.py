@@ -271,6 +271,7 @@ async def test_a_blank_token_that_has_no_sessions_is_blank(module: VendorModule,
     [
         (("1", "1"), "the library shows one token in 2 slots: it has to show each token once"),
         (("1", "2"), "leave only this device plugged in"),
+        (("", ""), "leave only this device plugged in"),
     ],
 )
 def test_a_card_in_two_slots_is_not_guessed(module: VendorModule, serials: tuple[str, str], reason: str) -> None:

@@ -74,7 +74,8 @@ class SlotDriver(Driver):
                 return token
             case [], []:
                 raise DeviceError(f"the library shows no token on USB{_named(tokens)}")
-        if devices == 1 and len({token.serial for token in candidates}) == 1:
+        serials = {token.serial for token in candidates}
+        if devices == 1 and len(candidates) > 1 and len(serials) == 1 and serials != {""}:
             raise DeviceError(f"the library shows one token in {len(candidates)} slots: it has to show each token once")
         raise DeviceError(
             f"which token is in which device is not certain: tokens on USB {len(candidates)}, devices {devices}, "
