@@ -51,7 +51,11 @@ def relay(socket_path: Path, command: str | None) -> int:
         except OSError as error:
             return _complain(NO_SERVICE, f"The console service cannot be reached: {error.strerror or error}.")
         sock.setblocking(False)
-        status = _with_terminal(_Relay(sock, opening, plain=command is not None and not os.isatty(_STDOUT)))
+        plain = command is not None and not os.isatty(_STDOUT)
+        woken, waker = socket.socketpair()
+        with woken, waker:
+            waker.setblocking(False)
+            status = _with_terminal(_Relay(sock, woken, opening, plain=plain), waker)
     return _complain(status, "The console service broke off the connection.") if status == NO_SERVICE else status
 
 
@@ -78,11 +82,16 @@ def _complain(status: int, sentence: str) -> int:
     return status
 
 
-def _with_terminal(relaying: "_Relay") -> int:
-    """Relay with the terminal on stdin, if there is one, in raw mode; it is restored whatever happens."""
+def _with_terminal(relaying: "_Relay", waker: socket.socket) -> int:
+    """Relay with the terminal on stdin, if there is one, in raw mode; it is restored whatever happens.
+
+    A signal writes to `waker` besides: one that comes when Python has just looked for signals, and has not begun to
+    wait yet, would be noticed with the next key only (signal.set_wakeup_fd).
+    """
     saved = termios.tcgetattr(_STDIN) if os.isatty(_STDIN) else None
     try:
         try:
+            signal.set_wakeup_fd(waker.fileno())
             for number in _ENDING_SIGNALS:
                 signal.signal(number, _stop)
             if saved is not None:
@@ -114,8 +123,10 @@ def _restore(saved: list[Any]) -> None:
 class _Relay:
     """Bytes between stdin, stdout and the door."""
 
-    def __init__(self, sock: socket.socket, opening: bytes, *, plain: bool) -> None:
+    def __init__(self, sock: socket.socket, woken: socket.socket, opening: bytes, *, plain: bool) -> None:
+        """`woken` can be read when a signal has come; its handler then ends the relay."""
         self._sock = sock
+        self._woken = woken
         self._unsent = bytearray(opening)
         self._plain = plain  # lines end in LF alone: stdout is a file or a pipe that holds the output of a command
         self._input_open = True
@@ -137,7 +148,10 @@ class _Relay:
 
     def _watch(self, selector: selectors.PollSelector) -> None:
         """Read what is typed only when all before it was sent, so that a busy door slows the typing down."""
-        wanted = {self._sock.fileno(): selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)}
+        wanted = {
+            self._woken.fileno(): selectors.EVENT_READ,
+            self._sock.fileno(): selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0),
+        }
         if self._input_open and not self._unsent:
             wanted[_STDIN] = selectors.EVENT_READ
         watched = {key.fd: key.events for key in selector.get_map().values()}

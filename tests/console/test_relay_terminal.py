@@ -3,13 +3,34 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from appliance.console.frames import Kind, encode
-from tests.support.fake_door import Peer, door, lunash
+from tests.support.fake_door import LUNASH, Peer, door, lunash
 from tests.support.process import LIMIT, PtyProcess
+
+# A client that gets a signal when it has nothing to do: after Python has looked for signals, before it waits. Nothing
+# that `map` calls looks again, unlike os.kill. The client is a process group of its own.
+SIGNAL_BEFORE_WAITING = """
+import os, select, signal
+from functools import partial
+from operator import call
+
+class Poll:
+    def __init__(self):
+        self._poll = select.poll()
+        self.register, self.unregister = self._poll.register, self._poll.unregister
+
+    def poll(self, timeout=None):
+        late = partial(os.killpg, 0, signal.SIGTERM)
+        return self._poll.poll(0) or list(map(call, (late, partial(self._poll.poll, timeout))))[1]
+
+import selectors
+selectors.PollSelector._selector_cls = Poll
+"""
 
 
 @pytest.fixture
@@ -86,6 +107,20 @@ async def test_signal_ends_and_restores(path: Path, number: signal.Signals) -> N
         assert client.settings == client.settings_before
         async with asyncio.timeout(LIMIT):
             await gone.wait()
+
+
+async def test_signal_just_before_it_waits_ends_it(path: Path) -> None:
+    """A signal that comes when the client is about to wait is not noticed with the next key only."""
+
+    async def script(peer: Peer) -> None:
+        await peer.opening()
+        with pytest.raises(AssertionError, match="closed"):
+            await peer.frame()
+
+    program = SIGNAL_BEFORE_WAITING + LUNASH
+    async with door(path, script), PtyProcess.start(sys.executable, "-c", program, path) as client:
+        assert await client.ended() == (128 + signal.SIGTERM, b"")
+        assert client.settings == client.settings_before
 
 
 @pytest.mark.parametrize(
