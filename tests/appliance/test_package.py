@@ -3,7 +3,7 @@
 
 import base64
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,15 @@ from tests.support.debian_package import altered
 from tests.support.guest.appliance import STATE, Appliance
 from tests.support.guest.image import TERMINAL
 from tests.support.guest.interrupted import is_shown, reset_command
+from tests.support.guest.machine import BOUND
 from tests.support.person import Person
 
 SERIAL = "AABB60"
 LATER, LATER_PACKAGE = "9.9", "/run/later.deb"
 CODE = "usr/lib/python3/dist-packages/appliance/__init__.py"
+# What packages ask before they restart a service (deb-systemd-invoke(1p)); the first restart has to wait for a word.
+POLICY, WORD = "/usr/sbin/policy-rc.d", "/run/upgrade-word"
+WAIT = f"#!/bin/sh\nrm {POLICY}\nmkfifo {WORD}\ntimeout {BOUND:.0f} cat {WORD}\nrm {WORD}\n"
 
 PROCESSES = "find /proc -maxdepth 1 -user appliance"
 INSTALL = f"dpkg --install ~/appliance-console_*.deb && systemctl enable --now appliance-console@{TERMINAL}"
@@ -35,8 +39,9 @@ def upgradable(appliance: Appliance, tmp_path: Path) -> Iterator[Appliance]:
     later = altered(appliance.machine.image.package, tmp_path, LATER, CODE, f'__version__ = "{LATER}"\n')
     content = base64.b64encode(later.read_bytes()).decode()
     appliance.root.run(f"base64 --decode >{LATER_PACKAGE}", text=content)
+    appliance.root.run(f"cat >{POLICY} && chmod +x {POLICY}", text=WAIT)
     yield appliance
-    appliance.root.run(f"rm {LATER_PACKAGE}; {INSTALL}")
+    appliance.root.run(f"rm -f {LATER_PACKAGE} {POLICY} {WORD}; {INSTALL}")
     appliance.await_login()
 
 
@@ -52,20 +57,21 @@ def test_upgraded_in_a_reset(upgradable: Appliance, person: Person) -> None:
     """
     written, sshd_before = upgradable.audit(), times_read(upgradable)
     upgradable.plug(upgradable.tokens.make(SERIAL, keys=2))
-    upgrading: list[Future[str]] = []
-
-    def upgrade() -> None:
-        upgrading.append(hand.submit(upgradable.root.run, f"dpkg --install {LATER_PACKAGE}"))
-        upgradable.until(lambda: upgradable.property("SubState") == "stop-sigterm" or upgrading[0].done())
-
     with ThreadPoolExecutor(1) as hand:
+        upgrading = hand.submit(upgradable.root.run, f"dpkg --install {LATER_PACKAGE}")
+        upgradable.until(lambda: upgrading.done() or not upgradable.root.attempt(f"test -p {WORD}").returncode)
+
+        def restart() -> None:
+            upgradable.root.run(f"echo >{WORD}")
+            upgradable.until(lambda: upgradable.property("SubState") == "stop-sigterm" or upgrading.done())
+
         cable = upgradable.tokens.cable(SERIAL)
-        cable.count_from_here("answer to TERMINATE DF", upgrade, cut=False)
+        cable.count_from_here("answer to TERMINATE DF", restart, cut=False)
         person.type(f"{reset_command(SERIAL)}\r")
         shown = upgradable.await_login()
     told = upgradable.events()
 
-    assert upgrading[0].result()
+    assert upgrading.result()
     assert "'token backup factoryReset' successful.\n" in shown
     assert f"Network HSM appliance console {LATER}\n" in shown
     assert not upgradable.tokens.flash(SERIAL).keys

@@ -42,12 +42,13 @@ def monitor(appliance: Appliance) -> Iterator[str]:
 
 
 def plug(appliance: Appliance, monitor: str, name: str, number: int) -> float:
-    """Plug a token in, the one with this number, have it listed, pull it out again; when it was plugged in."""
+    """Plug a token in, the one with this number, have it listed and known, pull it out; when it was plugged in."""
     attach = appliance.tokens.attach_command(name)
     # Nobody types before udev is done: what the console does for a person would be in the figures.
     udev_done = f"until [ $(grep --count ' bind ' {monitor}) -ge {number} ]; do sleep 0.05; done"
     attached = float(appliance.root.run(f"date +%s.%N && {attach} && {udev_done}"))
     appliance.until(lambda: appliance.listed() == [name])
+    appliance.log_in().list_tokens()
     appliance.tokens.pull(name)
     appliance.until(lambda: not appliance.listed())
     return attached

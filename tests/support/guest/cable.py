@@ -134,18 +134,20 @@ class Cables:
         there, here = await asyncio.open_connection(*self._upstream)
         ends = {writer, here}
         back = asyncio.create_task(_carry(there, writer))
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            opening = await reader.readexactly(protocol.OPERATION.size)
-            here.write(opening)
-            if protocol.operation(opening) is Request.IMPORT:
-                wanted = await reader.readexactly(protocol.BUS_ID_LENGTH)
-                here.write(wanted)
-                await self[wanted.rstrip(b"\0").decode()].pass_on(reader, here, ends)
-            else:
-                await back
-        for end in ends:
-            end.transport.abort()
-        await back
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                opening = await reader.readexactly(protocol.OPERATION.size)
+                here.write(opening)
+                if protocol.operation(opening) is Request.IMPORT:
+                    wanted = await reader.readexactly(protocol.BUS_ID_LENGTH)
+                    here.write(wanted)
+                    await self[wanted.rstrip(b"\0").decode()].pass_on(reader, here, ends)
+                else:
+                    await back
+        finally:  # also when that has failed which was to happen to a transfer
+            for end in ends:
+                end.transport.abort()
+            await back
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
