@@ -30,7 +30,7 @@ INTERFACE_CLASS = 0x0B  # USB class "smart card"
 
 POWER_TIMEOUT = 10.0  # seconds, for all voltages together
 APDU_TIMEOUT = 60.0  # seconds, for one command with everything that belongs to it
-STALE_TIMEOUT = 1.0  # seconds in which a reader that is not stuck takes a command
+STALE_TIMEOUT = 3.0  # seconds in which a reader that is not stuck takes a command, also when the machine is busy
 
 SHORTEST_MESSAGE = 261 + HEADER.size  # bytes; some readers understate what they take (short APDU level)
 MOST_PARTS = 300  # of one answer: more than 65536 bytes in parts of 256

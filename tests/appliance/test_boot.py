@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed package on a booted Debian: what runs, what is said of it, and what it does not disturb."""
 
-from tests.support.guest.appliance import UNIT, Appliance
+from tests.support.guest.appliance import JOURNAL, UNIT, Appliance
 from tests.support.guest.image import CONSOLE, TERMINAL
 
 
@@ -28,7 +28,7 @@ def test_the_installed_unit_is_little_exposed(appliance: Appliance) -> None:
 
 def test_the_journal_explains_what_it_has(appliance: Appliance) -> None:
     """`journalctl -x` shows what the start of the console means, from the installed catalog, and its fields."""
-    shown = appliance.root.run(f"journalctl --catalog --no-pager --boot --unit={UNIT} HSM_RECORD=start")
+    shown = appliance.root.run(f"{JOURNAL} --catalog --unit={UNIT} HSM_RECORD=start")
 
     assert "Subject: The console daemon has started" in shown
 

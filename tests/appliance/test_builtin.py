@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.guest.appliance import STATE, UNIT, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, UNIT, Appliance
 from tests.support.vendor import REFUSAL, SUCCESS
 
 SO_PIN, USER_PIN = "so-pin-4711", "user-pin-0815"
 FOLDER = f"{STATE}/builtin"
 AS_DAEMON = f"runuser -u appliance -- env SOFTHSM2_CONF={FOLDER}/softhsm2.conf"
-JOURNAL = (
-    f"journalctl --boot --no-pager --output=export --unit={UNIT}"  # not that of root, who types a PIN in a command
-)
+OF_THE_CONSOLE = f"{JOURNAL} --output=export --unit={UNIT}"  # not that of root, who types a PIN in a command
 TOOL = f"{AS_DAEMON} pkcs11-tool --module /usr/lib/softhsm/libsofthsm2.so"
 
 
@@ -44,4 +42,4 @@ def test_it_is_initialised_used_and_reset(softhsm: Appliance) -> None:
     assert root.run(f"ls {FOLDER}/tokens") == ""
     records = [json.loads(line) for line in softhsm.audit().splitlines()]
     assert [record["outcome"] for record in records if record["event"] == "reset-outcome"][-1] == "done"
-    assert SO_PIN not in made + done + softhsm.audit() + root.run(JOURNAL)
+    assert SO_PIN not in made + done + softhsm.audit() + root.run(OF_THE_CONSOLE)

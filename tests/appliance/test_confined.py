@@ -11,7 +11,7 @@ import pytest
 from appliance.simulator.descriptors import Looks
 from appliance.simulator.families import FAMILIES, OPENPGP
 from tests.support.guest import attempts
-from tests.support.guest.appliance import STATE, UNIT, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, UNIT, Appliance
 from tests.support.guest.image import TERMINAL
 
 SERIAL, OTHER = "AABB03", "AABB04"
@@ -75,7 +75,7 @@ def outcomes(booted: Appliance) -> Iterator[tuple[dict[str, bool], dict[str, boo
     booted.root.run(f"mkdir -p $(dirname {DROP_IN}); cat >{DROP_IN}", text=f"[Service]\nExecStartPre={try_all}\n")
     booted.root.run("systemctl daemon-reload")
     booted.restart()
-    said = booted.root.run(f"journalctl --unit={UNIT} --output=cat --no-pager | grep '^attempts: ' | tail -n 1")
+    said = booted.root.run(f"{JOURNAL} --unit={UNIT} --output=cat | grep '^attempts: ' | tail -n 1")
     outside = booted.root.run(f"systemctl stop {UNIT}; {try_all}; systemctl start {UNIT}")
     booted.await_login()
     yield _outcomes(said), _outcomes(outside)

@@ -20,7 +20,7 @@ from appliance.simulator.pkcs11_flash import USER_PIN_IN_USE
 from appliance.simulator.vendor_library import library
 from tests.support.families import LUNA, PKCS11, Kind
 from tests.support.guest import vendor
-from tests.support.guest.appliance import STATE, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, Appliance
 from tests.support.guest.ssh import Ssh
 from tests.support.person import PROMPT
 from tests.support.signature import verifies
@@ -38,7 +38,7 @@ SIGN = "--sign --mechanism ECDSA --id 01 --input-file hash --output-file signatu
 OTHER = "AABB90"  # an OpenPGP card, which needs no library
 # What anybody can see of processes; some of them end meanwhile.
 PROCESSES = r"cat /proc/[0-9]*/comm /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
-WRITTEN = f"cat {STATE}/*; journalctl --boot --no-pager --output=export"
+WRITTEN = f"cat {STATE}/*; {JOURNAL} --output=export"
 # The owner and group of the node of a device, by its product id; nothing of ours says what kind of device it is.
 NODE = (
     "folder=$(dirname $(grep -lx {} /sys/bus/usb/devices/*/idProduct)) && . $folder/uevent && "
@@ -158,12 +158,12 @@ def test_a_pkcs11_token_is_reset_with_its_so_pin(appliance: Appliance) -> None:
     wrong = person.answer(reset(PKCS11), "proceed", PKCS11.wrong_credential)
     still = told(root, PKCS11)
     cable, let_go = appliance.tokens.cable(PKCS11.serial), threading.Event()
-    cable.count_from_here(stop_at=DECISIVE[PKCS11], then=let_go.wait, cut=False)
+    cable.count_from_here(stop_at=f"answer to {DECISIVE[PKCS11]}", then=let_go.wait, cut=False)
     try:
         person.type(f"{reset(PKCS11)} -force\r")
         right = person.read_until(rf"{PKCS11.asks}:\n> $")
         person.type(f"{PKCS11.credential}\r")
-        appliance.until(lambda: cable.transfers[-1:] == [DECISIVE[PKCS11]])
+        appliance.until(lambda: cable.transfers[-1:] == [f"answer to {DECISIVE[PKCS11]}"])
         processes = root.run(PROCESSES)
     finally:
         let_go.set()

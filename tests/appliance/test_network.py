@@ -40,7 +40,7 @@ def admin(booted: Appliance) -> Iterator[Ssh]:
     user = booted.user("admin")
     yield user
     user.hang_up()
-    booted.root.run("home=~admin; pkill --euid admin; userdel admin && rm -r $home")
+    booted.root.run("home=~admin; while pkill --euid admin; do sleep 0.1; done; userdel admin && rm -r $home")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.debian_package import altered
-from tests.support.guest.appliance import STATE, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, Appliance
 from tests.support.guest.image import TERMINAL
 from tests.support.guest.interrupted import is_shown, reset_command
 from tests.support.guest.machine import BOUND
@@ -22,7 +22,7 @@ CODE = "usr/lib/python3/dist-packages/appliance/__init__.py"
 POLICY, WORD = "/usr/sbin/policy-rc.d", "/run/upgrade-word"
 WAIT = f"#!/bin/sh\nrm {POLICY}\nmkfifo {WORD}\ntimeout {BOUND:.0f} cat {WORD}\nrm {WORD}\n"
 
-PROCESSES = "find /proc -maxdepth 1 -user appliance"
+PROCESSES = "find /proc -maxdepth 1 -ignore_readdir_race -user appliance"
 INSTALL = f"dpkg --install ~/appliance-console_*.deb && systemctl enable --now appliance-console@{TERMINAL}"
 
 
@@ -47,7 +47,7 @@ def upgradable(appliance: Appliance, tmp_path: Path) -> Iterator[Appliance]:
 
 def times_read(appliance: Appliance) -> int:
     """How often the sshd that runs was told to read its configuration again."""
-    return appliance.root.run("journalctl --boot --no-pager --unit=ssh").count("Received SIGHUP; restarting.")
+    return appliance.root.run(f"{JOURNAL} --unit=ssh").count("Received SIGHUP; restarting.")
 
 
 def test_upgraded_in_a_reset(upgradable: Appliance, person: Person) -> None:

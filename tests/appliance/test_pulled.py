@@ -89,6 +89,7 @@ def test_a_device_pulled_at_any_transfer_is_told_of_truly(appliance: Appliance) 
     assert unknown == [name for name in audited(appliance, "reset-intent") if name in names]
     assert interrupted(appliance) == unknown
 
+    appliance.until(lambda: not appliance.listed())
     appliance.plug(*names)
     assert interrupted(appliance) == unknown
     assert [name for name in names if SUCCESSFUL not in reset(appliance, name)] == []

@@ -14,8 +14,12 @@ from tests.support.vendor import FAILURE, SUCCESS
 SERIAL = "AABB01"
 RESET = f"token backup factoryReset -serial {SERIAL}"
 
-# GnuPG drives the reader by itself, over libusb. Its daemon may outlive the agent that started it, and hold the reader.
-GNUPG = "gpg --card-status; gpgconf --kill all; while kill $(pidof scdaemon) 2>/dev/null; do sleep 0.2; done"
+# GnuPG drives the reader by itself, over libusb. It waits for its agent only so long, which may take longer to start.
+# The agent's own daemon may outlive it, and hold the reader.
+GNUPG = (
+    "until gpg-connect-agent /bye; do sleep 0.2; done; gpg --card-status; gpgconf --kill all; "
+    "while kill $(pidof scdaemon) 2>/dev/null; do sleep 0.2; done"
+)
 # OpenSC reaches it through pcscd and libccid.
 OPENSC = "systemctl start pcscd.socket && pkcs15-tool --list-keys; systemctl stop pcscd.socket pcscd.service"
 
@@ -62,7 +66,7 @@ def test_a_reset_token_is_blank_for_others(level: Level, faults: list[dict[str, 
     assert (len(before), keys_before) == (3, 3)
     assert "CAUTION:  Are you sure you wish to reset this backup token to\n" in question
     assert f"\n'token backup factoryReset' successful.\n{SUCCESS}" in answer
-    assert "State:                              zeroized\n" in person.run("token backup list")
+    assert "State:                              zeroized\n" in person.list_tokens()
     assert fingerprints(appliance.root.run(GNUPG)) == ["[none]"] * 3
     assert "Private EC Key" not in appliance.root.run(OPENSC)
     records = [line for line in appliance.audit().splitlines() if f'"{SERIAL}"' in line]

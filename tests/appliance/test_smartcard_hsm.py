@@ -5,7 +5,7 @@ import pytest
 
 from appliance.simulator.descriptors import Level
 from tests.support.families import SMARTCARD_HSM
-from tests.support.guest.appliance import STATE, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, Appliance
 from tests.support.guest.ssh import Ssh
 from tests.support.person import PROMPT
 from tests.support.vendor import SUCCESS
@@ -55,6 +55,6 @@ def test_it_is_reset_with_its_so_pin(level: Level, appliance: Appliance) -> None
     assert f"\n'token backup factoryReset' successful.\n{SUCCESS}" in right
     assert keys(appliance.root) == 0
     assert "SO-PIN tries left    : 15" in of_opensc(appliance.root, "sc-hsm-tool")
-    written = appliance.root.run(f"cat {STATE}/*; journalctl --boot --no-pager --output=export")
+    written = appliance.root.run(f"cat {STATE}/*; {JOURNAL} --output=export")
     for pin in (SO_PIN, WRONG_SO_PIN):
         assert pin not in written + wrong + right

@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.simulator.yubihsm_flash import DEFAULT_LABEL, DEFAULT_PASSWORD
 from tests.support.families import YUBIHSM
-from tests.support.guest.appliance import STATE, Appliance
+from tests.support.guest.appliance import JOURNAL, STATE, Appliance
 from tests.support.guest.ssh import Ssh
 from tests.support.person import PROMPT
 from tests.support.vendor import FAILURE, SUCCESS
@@ -22,7 +22,7 @@ BLANK: dict[str, list[str]] = {"objects": [DEFAULT_LABEL], "usable": []}
 YUBICO = Path(__file__).parents[1] / "support/guest/yubico.py"
 # What anybody can see of processes; some of them end meanwhile.
 PROCESSES = r"cat /proc/[0-9]*/comm /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
-WRITTEN = f"cat {STATE}/*; journalctl --boot --no-pager --output=export"
+WRITTEN = f"cat {STATE}/*; {JOURNAL} --output=export"
 
 
 def to_yubico(root: Ssh) -> list[Any]:
@@ -58,7 +58,8 @@ def test_it_is_reset_with_its_password_where_it_comes_back(appliance: Appliance)
     processes = appliance.root.run(PROCESSES)
     tokens.plug_again(SERIAL)
     right += person.read_until(PROMPT)
-    afterwards = person.run(LIST) + person.run(SHOW)
+    appliance.until(lambda: appliance.listed() == [SERIAL])  # udev may announce it later than the reset finds it
+    afterwards = person.list_tokens() + person.run(SHOW)
 
     assert "State:                              initialized\n" in listed
     for line in ("HSM Model:                          YubiHSM 2\n", "Firmware:                           2.4.1\n"):
@@ -91,6 +92,7 @@ def test_one_that_is_not_back_in_its_port_in_time_is_unknown(appliance: Applianc
     tokens, person = appliance.tokens, appliance.log_in()
     appliance.plug(tokens.make(OTHER), tokens.make(SERIAL, keys=1, family="yubihsm"))
     tokens.pull(OTHER)  # it was in the first port, which is the one for the next that is plugged in
+    appliance.until(lambda: appliance.listed() == [SERIAL])
     order(appliance, PASSWORD)
     tokens.restarted(SERIAL)
     tokens.plug(SERIAL)

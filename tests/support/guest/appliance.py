@@ -10,20 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.support.guest.image import TERMINAL, Image
 from tests.support.guest.machine import BOUND, Machine
 from tests.support.guest.ssh import CommandFailed, Ssh
 from tests.support.guest.tokens import Tokens
-from tests.support.person import Person
+from tests.support.person import PROMPT, Person
 
 UNIT = f"appliance-console@{TERMINAL}.service"
 STATE = "/var/lib/appliance"
 CONFIG = "/etc/appliance/console.toml"
+JOURNAL = "journalctl --sync; journalctl --boot --no-pager"  # with what is on its way there
 LOGIN = r"\[appliance\] ttyS1 login: $"
 _PLUGS = ("plug", "present", "unplug")
+_PAUSE = 0.05  # seconds between two looks; what is waited for may need this process, which has the tokens
 _EVIDENCE_BOUND = 90.0  # seconds for each piece of it; the appliance may be what has failed
+
+T = TypeVar("T")
 
 
 class Appliance:
@@ -58,9 +62,11 @@ class Appliance:
     # The power
 
     def power_on(self) -> None:
-        """Start it, with a terminal at the end of the line."""
+        """Start it, with a terminal at the end of the line; return when it can be reached over the network."""
         self.machine.power_on()
         self.connect_terminal()
+        self.person.sees(LOGIN, BOUND)
+        self.until(lambda: not self.root.attempt("true").returncode)
 
     def power_off(self) -> None:
         """Pull the plug."""
@@ -86,8 +92,11 @@ class Appliance:
     def log_in(self) -> Person:
         """Have somebody at the prompt, who logs in if nobody has."""
         if self._logged_in:
-            self.person.run("")
-        else:
+            self.person.type("\r")
+            if re.search(LOGIN, self.person.read_until(f"{PROMPT}|{LOGIN}")):  # nothing was typed for too long
+                self.person.type("\r")
+                self._logged_in = False
+        if not self._logged_in:
             self.greeting = self.person.log_in()
             self._logged_in = True
         return self.person
@@ -174,14 +183,20 @@ class Appliance:
         """Plug tokens in, and wait until the console lists them and knows all of them."""
         attached = self._list().count("HSM Model:")  # a token of an interrupted reset is listed without being attached
         self.tokens.plug(*names)
-        self.until(lambda: self._list().count("HSM Model:") == attached + len(names))
-        self.until(lambda: "unknown" not in self._list())
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Ask until it is so."""
+        def known() -> bool:
+            shown = self._list()
+            return shown.count("HSM Model:") == attached + len(names) and "unknown" not in shown
+
+        self.until(known)
+
+    def until(self, condition: Callable[[], T]) -> T:
+        """Ask until it is so; what was said then."""
         deadline = time.monotonic() + BOUND
-        while not condition():
+        while not (found := condition()):
             assert time.monotonic() < deadline, "it did not come about"
+            time.sleep(_PAUSE)
+        return found
 
     def property(self, name: str) -> str:
         """A property of the console's unit (systemctl(1), show)."""
@@ -200,7 +215,7 @@ class Appliance:
 
     def logged(self) -> list[dict[str, Any]]:
         """What the console has logged since the appliance was started."""
-        lines = self.root.run("journalctl --boot --identifier=appliance-console --output=cat --no-pager").splitlines()
+        lines = self.root.run(f"{JOURNAL} --identifier=appliance-console --output=cat").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]  # a test's own program has other lines
 
     def keep_evidence(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 VHCI = Path("/sys/devices/platform/vhci_hcd.0")
 FREE, USED = "004", "006"  # a port's state: nothing is plugged in, what is plugged in has its address
-MOST_LOOKS = 1000
+MOST_LOOKS = 10_000
 IMPORT = struct.Struct("!HHI32s")  # version, request, status, bus id
 VERSION, REQUEST = 0x0111, 0x8003
 ANSWER = struct.Struct("!HHI256s32sIII12s")  # version, reply, status, path, bus id, bus, device, speed, ids

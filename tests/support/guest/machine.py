@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support.guest.image import CONSOLE, Image
 
-BOUND = 300.0  # seconds; for a start of the machine on a host that is busy
+BOUND = 600.0  # seconds; for a start of the machine on a host that is busy
 
 # `max` breaks mount namespaces in the guest under software emulation.
 _CPU = "Nehalem"

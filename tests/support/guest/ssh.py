@@ -46,7 +46,7 @@ class Ssh:
         """The command line that leads to the appliance."""
         settings = (
             *("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"),
-            *("IdentitiesOnly=yes", "ConnectTimeout=60", "ServerAliveInterval=15"),
+            *("IdentitiesOnly=yes", "ConnectTimeout=60", "ServerAliveInterval=15", "ServerAliveCountMax=20"),
             *("ControlMaster=auto", f"ControlPath={self._control}", "ControlPersist=yes"),
         )
         return [
