@@ -17,7 +17,8 @@ RESET = f"token backup factoryReset -serial {SERIAL}"
 # GnuPG drives the reader by itself, over libusb. It waits for its agent only so long, which may take longer to start.
 # The agent's own daemon may outlive it, and hold the reader.
 GNUPG = (
-    "until gpg-connect-agent /bye; do sleep 0.2; done; gpg --card-status; gpgconf --kill all; "
+    "mkdir --mode=700 --parents ~/.gnupg; until gpg-connect-agent /bye; do sleep 0.2; done; "
+    "gpg --card-status; gpgconf --kill all; "
     "while kill $(pidof scdaemon) 2>/dev/null; do sleep 0.2; done"
 )
 # OpenSC reaches it through pcscd and libccid.
