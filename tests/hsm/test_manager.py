@@ -22,7 +22,7 @@ from appliance.hsm import manager
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
 from appliance.hsm.model import HsmClass, HsmState, Outcome
 from tests.support.fake_driver import FakeToken, OtherDriver, attachment, refused
-from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
+from tests.support.manager_house import BOUND, DONE, HERE, LIMIT, THERE, Build, Gate, House, let_time_pass, until
 
 # The inventory
 
@@ -91,8 +91,9 @@ async def test_a_hundred_devices_at_once(build: Build) -> None:
     assert made.shown() == [(place.usb_serial, HsmState.INITIALIZED) for place in places]
 
 
-async def test_a_crowd_is_asked_a_few_at_a_time(build: Build) -> None:
+async def test_a_crowd_is_asked_a_few_at_a_time(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more threads than that compete with the loop, and so with the console."""
+    monkeypatch.setattr(manager, "PATIENCE", BOUND)
     made = build()
     crowded: list[str] = []
     crowd = threading.Barrier(manager.ASKED_AT_ONCE + 1, lambda: crowded.append("too many"))
@@ -299,11 +300,13 @@ async def test_a_device_that_is_pulled_during_a_refresh_is_gone(house: House) ->
 
 async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -> None:
     """It stands in nobody's way; while its thread hangs, it is not asked again and nothing is done to it."""
-    made = build(probe_timeout=0.05)
+    made = build(probe_timeout=LIMIT)
     gate = Gate()
     hung = made.source.plug(HERE)
     hung.hooks["probe"] = gate
     await made.manager.start()
+    await gate.reached()
+    let_time_pass()
     await made.settled()
     made.source.plug(THERE)
     made.source.rescan()
@@ -322,11 +325,13 @@ async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -
 
 async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
     """When the hung thread has ended, the next scan finds the device well."""
-    made = build(probe_timeout=0.05)
+    made = build(probe_timeout=LIMIT)
     gate = Gate()
     token = made.source.plug(HERE)
     token.hooks["probe 1"] = gate
     await made.manager.start()
+    await gate.reached()
+    let_time_pass()
     await made.settled()
     gate.open()
 

@@ -23,7 +23,18 @@ from appliance.hsm.journal import Journal, NoJournal
 from appliance.hsm.model import HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken, attachment
-from tests.support.manager_house import BOUND, DONE, HERE, THERE, Build, Gate, House, until
+from tests.support.manager_house import (
+    BOUND,
+    DONE,
+    HERE,
+    LIMIT,
+    THERE,
+    Build,
+    Gate,
+    House,
+    let_time_pass,
+    until,
+)
 
 
 async def test_a_reset_is_done_and_shown(house: House) -> None:
@@ -308,14 +319,16 @@ async def test_a_reset_under_the_name_on_usb_is_completed_under_the_serial(build
 
 async def test_a_reset_that_does_not_end_in_time_is_unknown(build: Build) -> None:
     """The console gets its answer; the device is left alone; the late end is recorded all the same."""
-    made = build(operation_timeout=0.05)
+    made = build(operation_timeout=LIMIT)
     gate = Gate()
     made.source.plug(HERE).hooks["terminate"] = gate
     await made.manager.start()
     await made.settled()
-    report = await made.reset()
+    running = asyncio.create_task(made.reset())
+    await gate.reached()
+    let_time_pass()
 
-    assert report == Report(Outcome.UNKNOWN, "no answer in time", "A1")
+    assert await running == Report(Outcome.UNKNOWN, "no answer in time", "A1")
     assert made.on_disk() == ["A1"]
     assert [intent.serial for intent in made.manager.interrupted()] == ["A1"]
     with pytest.raises(DeviceTimeout):
@@ -329,15 +342,18 @@ async def test_a_reset_that_does_not_end_in_time_is_unknown(build: Build) -> Non
 
 async def test_a_device_that_hangs_before_the_intent_is_left_alone(build: Build) -> None:
     """The time-out says so, and when the device wakes up at last, it is not reset behind everybody's back."""
-    made = build(operation_timeout=0.05)
+    made = build(operation_timeout=LIMIT)
     gate = Gate()
     token = made.source.plug(HERE)
     token.hooks["probe 2"] = gate
     await made.manager.start()
     await made.settled()
+    running = asyncio.create_task(made.reset())
+    await gate.reached()
+    let_time_pass()
 
     with pytest.raises(DeviceTimeout):
-        await made.reset()
+        await running
     gate.open()
     await until(lambda: token.steps.count("probe") == 3)  # asked again, after the thread has ended
     await made.settled()
@@ -449,13 +465,14 @@ async def test_the_end_waits_for_a_reset(house: House) -> None:
 
 async def test_the_end_of_a_hung_reset_is_bounded(build: Build) -> None:
     """A device that never answers does not hold up the end for longer than an operation may take."""
-    made = build(operation_timeout=0.05)
+    made = build(operation_timeout=LIMIT)
     gate = Gate()
     made.source.plug(HERE).hooks["terminate"] = gate
     await made.manager.start()
     await made.settled()
     running = asyncio.create_task(made.reset())
     await gate.reached()
+    let_time_pass()
     async with asyncio.timeout(BOUND):
         await made.manager.stop()
     gate.open()
@@ -465,7 +482,7 @@ async def test_the_end_of_a_hung_reset_is_bounded(build: Build) -> None:
 
 async def test_a_reset_that_ends_after_the_manager_leads_to_no_question(build: Build) -> None:
     """Nobody would hear the answer, and nobody would wait for the end of the question."""
-    made = build(operation_timeout=0.5)
+    made = build(operation_timeout=LIMIT)
     gate = Gate()
     token = made.source.plug(HERE)
     token.hooks["terminate"] = gate
@@ -474,6 +491,7 @@ async def test_a_reset_that_ends_after_the_manager_leads_to_no_question(build: B
     running = asyncio.create_task(made.reset())
     await gate.reached()
     call = made.manager._calls[HERE]
+    let_time_pass()
     async with asyncio.timeout(BOUND):
         await made.manager.stop()
         gate.open()

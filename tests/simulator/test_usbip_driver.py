@@ -103,11 +103,12 @@ def test_a_read_that_times_out_is_taken_back(
 
 def test_two_clients_want_one_device(token: TokenBus, server: UsbIpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is told no, disturbs nothing, and gets the device when the first has left."""
-    monkeypatch.setattr(usbip_import, "_BUSY_TIMEOUT", 0.05)
     first, second = UsbIpBackend(*server.address), UsbIpBackend(*server.address)
     with OpenPgpDriver(UsbBus(first)).open(first.attach()) as connection:
-        with pytest.raises(OSError, match="No such device"):
-            second.attach()
+        with monkeypatch.context() as patch:
+            patch.setattr(usbip_import, "_BUSY_TIMEOUT", 0.05)
+            with pytest.raises(OSError, match="No such device"):
+                second.attach()
         second.detach()
         assert connection.probe().state is HsmState.INITIALIZED
     first.detach()

@@ -17,6 +17,7 @@ from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeDriver, FakeSource, attachment
 
 BOUND = 30.0  # seconds; no wait of a test lasts longer
+LIMIT = BOUND / 2  # seconds; what a device may take where a test lets this time pass
 HERE = attachment("1-1", 5, "A1")
 THERE = attachment("1-2", 6, "B2")
 DONE = Report(Outcome.DONE, "", "A1")
@@ -27,6 +28,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(BOUND):
         while not condition():  # noqa: ASYNC110  # nobody could set an event: the thread is not the test's
             await asyncio.sleep(0.005)
+
+
+def let_time_pass() -> None:
+    """Make it later by `LIMIT`, for all that waits on the running loop."""
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    loop.time = lambda: clock() + LIMIT  # type: ignore[method-assign]  # the test's own loop, which ends with it
 
 
 class Gate:
