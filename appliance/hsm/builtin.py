@@ -171,7 +171,7 @@ class BuiltinHsm:
         self._logged_in = set()
         try:
             await in_thread(self._attempts.forget, "attempts")
-        except StateError as problem:  # the initialisation tries again
+        except (DeviceError, StateError) as problem:  # the initialisation tries again
             _log.error("attempts could not be forgotten", reason=str(problem))
 
     async def _log_in(self, secret: Secret, person: Person, shown: int) -> set[Person]:

@@ -7,7 +7,7 @@ busy meanwhile, and stands in nobody's way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,10 +19,10 @@ from appliance.errors import AttachmentChanged, DeviceBusy, DeviceError, DeviceT
 from appliance.hsm.drivers import Connection, Driver, Progress
 from appliance.hsm.hotplug import Event, HotplugSource, Plugged, Rescan
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
+from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, serial_of, suggested_serial
-from appliance.hsm.worker import in_thread, result
+from appliance.hsm.worker import in_thread, in_time
 from appliance.log import get_logger
 
 _log = get_logger(__name__)
@@ -65,7 +65,7 @@ class Manager:
         self._scanned = asyncio.Event()
         self._stopping = False
         self._calls: dict[Attachment, asyncio.Future[Any]] = {}  # what occupies a device: its lock
-        self._asking: dict[Attachment, asyncio.Task[None]] = {}
+        self._asking: dict[Attachment, asyncio.Task[Any]] = {}
         self._resets: dict[asyncio.Task[Report], Device] = {}
         self._unannounced: dict[Attachment, str] = {}  # arrivals that the audit does not know yet: present or plug
         self._noting: set[asyncio.Task[None]] = set()
@@ -121,20 +121,17 @@ class Manager:
         """
         attachment = device.attachment
         await self._until_idle(attachment)
-        if self._registry.at(attachment) is None:
+        gone = self._registry.at(attachment) is None
+        if gone or await self._question(attachment, self._recognise(attachment)) is None:
             raise AttachmentChanged(device.serial)
-        driver, probe = await self._recognised(attachment)
-        serial = serial_of(probe, driver, attachment, self._journal.pending())
-        if self._registry.learn(attachment, driver.family, serial, probe=probe) is None:
-            raise AttachmentChanged(device.serial)  # while it was asked
 
-    async def _recognised(self, attachment: Attachment) -> tuple[Driver, Probe]:
-        """The family that knows a device, and what it says of itself. Raises `DeviceError`."""
+    async def _recognise(self, attachment: Attachment) -> Device | None:
+        """Ask each family, and learn what the one says that knows the device; None when that is gone."""
         *others, last = self._registry.nominees(attachment)
         for driver in others:
             with suppress(NotThisFamily):
-                return driver, await self._probe(driver, attachment)
-        return last, await self._probe(last, attachment)
+                return self._learn(driver, attachment, await self._probe(driver, attachment))
+        return self._learn(last, attachment, await self._probe(last, attachment))
 
     async def factory_reset(
         self, device: Device, *, actor: str, origin: str, progress: Progress, secret: Secret | None = None
@@ -156,7 +153,6 @@ class Manager:
         # What it said before a reset that was begun is not shown any more.
         forget = partial(self._registry.learn, attachment, current.family, current.serial)
         call.add_done_callback(lambda ended: ended.exception() or forget())
-        call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))
         self._resets[task] = current
         task.add_done_callback(self._reset_over)
@@ -171,10 +167,8 @@ class Manager:
         attachment = device.attachment
         current = await self._ready(device)
         work = self._begin(attachment, partial(_opened, self._registry.driver(current.family), attachment, call))
-        work.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
-        await asyncio.wait([work], timeout=self._operation_timeout)
         try:
-            return result(work)
+            return await in_time(work, self._operation_timeout)
         finally:
             await self.answered(device)
 
@@ -198,9 +192,8 @@ class Manager:
         self, reset: Reset, call: asyncio.Future[Report], device: Device, actor: str, origin: str
     ) -> Report:
         """What the reset came to, also when it does not end in time or ends in a defect of ours."""
-        await asyncio.wait([call], timeout=self._operation_timeout)
         try:
-            return result(call)
+            return await in_time(call, self._operation_timeout)
         except DeviceError as problem:
             if reset.abandon():
                 raise
@@ -245,15 +238,27 @@ class Manager:
             return
         if self._stopping or self._restarts(attachment):
             return
-        task = asyncio.create_task(self._identify(attachment))
+        self._question(attachment, self._identify(attachment))
+
+    def _question(self, attachment: Attachment, question: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin to ask a device what it is; nothing else is done with it until that is over."""
+        task = asyncio.create_task(question)
         self._asking[attachment] = task
-        task.add_done_callback(lambda _: self._asking.pop(attachment))
+        task.add_done_callback(lambda _: self._asked(attachment))
+        return task
+
+    def _asked(self, attachment: Attachment) -> None:
+        """Ask again where the answer was nobody's: the device was out while it came, and is back."""
+        del self._asking[attachment]
+        device = self._registry.at(attachment)
+        if device is not None and device.state is HsmState.UNKNOWN:
+            self._ask(attachment)
 
     async def _identify(self, attachment: Attachment) -> None:
         for driver in self._registry.nominees(attachment):
             try:
                 async with self._turn():
-                    probe = await self._probe(driver, attachment)
+                    device = self._learn(driver, attachment, await self._probe(driver, attachment))
             except NotThisFamily as problem:
                 _log.info("not this family", family=driver.family, usb_id=attachment.usb_id, reason=str(problem))
                 continue
@@ -261,15 +266,16 @@ class Manager:
                 _log.warning("device unreachable", usb_id=attachment.usb_id, reason=str(problem))
                 serial = suggested_serial(driver, attachment, self._journal.pending())
                 device = self._registry.learn(attachment, driver.family, serial, problem=str(problem))
-            else:
-                serial = serial_of(probe, driver, attachment, self._journal.pending())
-                device = self._registry.learn(attachment, driver.family, serial, probe=probe)
             if device is not None:
                 _log.info("device asked", serial=device.serial, state=device.state, port=attachment.port)
                 self._announce(device)
             return
         self._registry.forget(attachment)
         self._unannounced.pop(attachment, None)
+
+    def _learn(self, driver: Driver, attachment: Attachment, probe: Probe) -> Device | None:
+        serial = serial_of(probe, driver, attachment, self._journal.pending())
+        return self._registry.learn(attachment, driver.family, serial, probe=probe)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -283,8 +289,7 @@ class Manager:
     async def _probe(self, driver: Driver, attachment: Attachment) -> Probe:
         """What the device says of itself. Raises `DeviceError`, at the latest when the time is over."""
         call = self._begin(attachment, partial(_opened, driver, attachment, lambda device: device.probe()))
-        await asyncio.wait([call], timeout=self._probe_timeout)
-        return result(call)
+        return await in_time(call, self._probe_timeout)
 
     def _begin(self, attachment: Attachment, call: Callable[[], T]) -> asyncio.Future[T]:
         """Occupy a device until `call`, in a thread, has ended. Raises `DeviceBusy` when it is occupied."""
@@ -297,6 +302,7 @@ class Manager:
 
     def _ended(self, attachment: Attachment, call: asyncio.Future[Any]) -> None:
         del self._calls[attachment]
+        self._ask(attachment)  # however late it ends; a question that waits for this call goes on
         if (error := call.exception()) is not None:  # read here too: after a time-out nobody else does
             _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
 
@@ -313,8 +319,7 @@ class Manager:
         return replace(device, interrupted=device.unfinished(self.interrupted()))
 
     def _announce(self, device: Device) -> None:
-        word = self._unannounced.pop(device.attachment, "")
-        if word:
+        if word := self._unannounced.pop(device.attachment, ""):
             self._note(word, device)
 
     def _note(self, event: str, device: Device) -> None:

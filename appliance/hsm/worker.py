@@ -19,7 +19,7 @@ def in_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Run `call` in a daemon thread; the future holds what it returned or raised.
 
     Nothing can end the thread but `call` itself: cancelling the future only means that nobody listens any more. There
-    is no pool, because calls that hang for ever would use it up. Raises `RuntimeError` when the system gives no thread.
+    is no pool, because calls that hang for ever would use it up. Raises `DeviceError` when the system gives no thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -43,12 +43,16 @@ def in_thread(call: Callable[[], T], name: str) -> asyncio.Future[T]:
             else:
                 loop.call_soon_threadsafe(returned, result)
 
-    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise DeviceError("the system has no thread left") from error
     return future
 
 
-def result(call: asyncio.Future[T]) -> T:
-    """What a call returned. Raises `DeviceError` when it has not ended, or has ended in a defect of a driver."""
+async def in_time(call: asyncio.Future[T], seconds: float) -> T:
+    """What a call returned. Raises `DeviceError` when it has not ended in time, or ended in a defect of a driver."""
+    await asyncio.wait([call], timeout=seconds)
     if not call.done():
         raise DeviceTimeout("no answer in time")
     try:

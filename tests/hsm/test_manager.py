@@ -5,6 +5,7 @@ import asyncio
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from appliance.errors import (
 )
 from appliance.hsm import manager
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
-from appliance.hsm.model import HsmClass, HsmState, Outcome
+from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
 from tests.support.fake_driver import FakeToken, OtherDriver, attachment, refused
 from tests.support.manager_house import BOUND, DONE, HERE, LIMIT, THERE, Build, Gate, House, let_time_pass, until
 
@@ -268,6 +269,32 @@ async def test_a_refresh_asks_each_family(build: Build) -> None:
         await house.manager.refresh(house.device("C3"))
 
 
+async def test_a_scan_does_not_come_between_the_families(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan in the moment in which one family has answered leaves the device to the refresh, which asks the next."""
+    other = OtherDriver()
+    house = build(others=[other])
+    seen_by_first, seen_by_other = FakeToken("A1", stranger=True), FakeToken("A1")
+    other.tokens[HERE] = seen_by_other
+    seen_by_first.fail("open", DeviceBusy("another program holds it"))
+    house.source.plug(HERE, seen_by_first)
+    await house.manager.start()
+    await house.settled()
+    del seen_by_first.hooks["open"]
+    ended = house.manager._ended
+
+    def end_and_scan(*call: Any) -> None:
+        ended(*call)
+        house.source.rescan()
+
+    monkeypatch.setattr(house.manager, "_ended", end_and_scan)
+    async with asyncio.timeout(BOUND):
+        await house.manager.refresh(house.device())
+    await house.settled()
+
+    assert (house.device().family, house.device().state) == ("other", HsmState.INITIALIZED)
+    assert [token.steps.count("probe") for token in (seen_by_first, seen_by_other)] == [1, 1]
+
+
 async def test_a_refresh_during_a_reset_is_refused(house: House) -> None:
     """One thing at a time is done with a device."""
     gate = Gate()
@@ -324,7 +351,7 @@ async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -
 
 
 async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
-    """When the hung thread has ended, the next scan finds the device well."""
+    """When the hung thread has ended, the device is found well, and no scan is waited for."""
     made = build(probe_timeout=LIMIT)
     gate = Gate()
     token = made.source.plug(HERE)
@@ -333,13 +360,35 @@ async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
     await gate.reached()
     let_time_pass()
     await made.settled()
+    hung = made.shown()
     gate.open()
 
-    def well_after_a_scan() -> bool:
-        made.source.rescan()
-        return made.shown() == [("A1", HsmState.INITIALIZED)]
+    await until(lambda: made.shown() == [("A1", HsmState.INITIALIZED)])
+    assert hung == [("A1", HsmState.UNREACHABLE)]
+    assert token.steps == ["open", "probe", "close"] * 2
 
-    await until(well_after_a_scan)
+
+async def test_a_device_for_which_there_is_no_thread_is_unreachable(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed with the reason, and the next scan asks it."""
+    start = threading.Thread.start
+
+    def start_none_for_it(thread: threading.Thread) -> None:
+        if thread.name == "hsm 1-7":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_none_for_it)
+        house.source.plug(attachment("1-3", 7, "C3"), FakeToken("C3"))
+        await house.settled()
+        problem = house.device("C3").problem
+    house.source.rescan()
+    await house.settled()
+
+    assert problem == "the system has no thread left"
+    assert house.device("C3").state is HsmState.INITIALIZED
 
 
 async def test_a_device_that_is_pulled_while_it_is_asked_is_gone(build: Build) -> None:
@@ -354,6 +403,32 @@ async def test_a_device_that_is_pulled_while_it_is_asked_is_gone(build: Build) -
     await made.settled()
 
     assert (gone, made.shown()) == ([], [])
+
+
+async def test_a_device_that_is_back_when_its_answer_is_nobodys_is_asked_again(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out while it answers, and in again before that question is over, it does not stay unknown until the next scan."""
+    made = build()
+    gate = Gate()
+    token = made.source.plug(HERE)
+    token.hooks["probe 1"] = gate
+    learn = made.manager._registry.learn
+
+    def learn_and_plug_in_again(*about: Any, **what: Any) -> Device | None:
+        device = learn(*about, **what)
+        if device is None:
+            made.source.plug(HERE, token)
+        return device
+
+    monkeypatch.setattr(made.manager._registry, "learn", learn_and_plug_in_again)
+    await made.manager.start()
+    await gate.reached()
+    made.source.unplug(HERE)
+    gate.open()
+
+    await until(lambda: made.shown() == [("A1", HsmState.INITIALIZED)])
+    assert token.steps.count("probe") == 2
 
 
 # The audit

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.errors import DeviceError
 from appliance.hsm.worker import in_thread
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,6 +40,20 @@ async def test_an_end_of_iteration_is_raised_too() -> None:
     async with asyncio.timeout(BOUND):
         with pytest.raises(RuntimeError, match="StopIteration"):
             await in_thread(lambda: next(iter(())), "hsm")
+
+
+async def test_a_thread_that_cannot_be_had_is_trouble_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever orders a call handles it as any other, and the call is not made."""
+    made: list[None] = []
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(DeviceError, match="no thread left"):
+        in_thread(lambda: made.append(None), "hsm")
+    assert made == []
 
 
 async def test_the_loop_goes_on_meanwhile() -> None:
