@@ -22,8 +22,9 @@ from appliance.errors import (
 from appliance.hsm import manager
 from appliance.hsm.hotplug import Plugged, Rescan, Unplugged
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
+from tests.support.clock import let_time_pass
 from tests.support.fake_driver import FakeToken, OtherDriver, attachment, refused
-from tests.support.manager_house import BOUND, DONE, HERE, LIMIT, THERE, Build, Gate, House, let_time_pass, until
+from tests.support.manager_house import BOUND, DONE, HERE, LIMIT, THERE, Build, Gate, House, until
 
 # The inventory
 
@@ -333,7 +334,7 @@ async def test_a_hung_device_is_unreachable_after_a_bounded_time(build: Build) -
     hung.hooks["probe"] = gate
     await made.manager.start()
     await gate.reached()
-    let_time_pass()
+    let_time_pass(LIMIT)
     await made.settled()
     made.source.plug(THERE)
     made.source.rescan()
@@ -358,7 +359,7 @@ async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
     token.hooks["probe 1"] = gate
     await made.manager.start()
     await gate.reached()
-    let_time_pass()
+    let_time_pass(LIMIT)
     await made.settled()
     hung = made.shown()
     gate.open()

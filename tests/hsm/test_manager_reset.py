@@ -22,6 +22,7 @@ from appliance.errors import (
 from appliance.hsm.journal import Journal, NoJournal
 from appliance.hsm.model import HsmClass, HsmState, Intent, Outcome
 from appliance.hsm.reset import Report
+from tests.support.clock import let_time_pass
 from tests.support.fake_driver import FakeToken, attachment
 from tests.support.manager_house import (
     BOUND,
@@ -32,7 +33,6 @@ from tests.support.manager_house import (
     Build,
     Gate,
     House,
-    let_time_pass,
     until,
 )
 
@@ -326,7 +326,7 @@ async def test_a_reset_that_does_not_end_in_time_is_unknown(build: Build) -> Non
     await made.settled()
     running = asyncio.create_task(made.reset())
     await gate.reached()
-    let_time_pass()
+    let_time_pass(LIMIT)
 
     assert await running == Report(Outcome.UNKNOWN, "no answer in time", "A1")
     assert made.on_disk() == ["A1"]
@@ -350,7 +350,7 @@ async def test_a_device_that_hangs_before_the_intent_is_left_alone(build: Build)
     await made.settled()
     running = asyncio.create_task(made.reset())
     await gate.reached()
-    let_time_pass()
+    let_time_pass(LIMIT)
 
     with pytest.raises(DeviceTimeout):
         await running
@@ -472,7 +472,7 @@ async def test_the_end_of_a_hung_reset_is_bounded(build: Build) -> None:
     await made.settled()
     running = asyncio.create_task(made.reset())
     await gate.reached()
-    let_time_pass()
+    let_time_pass(LIMIT)
     async with asyncio.timeout(BOUND):
         await made.manager.stop()
     gate.open()
@@ -491,7 +491,7 @@ async def test_a_reset_that_ends_after_the_manager_leads_to_no_question(build: B
     running = asyncio.create_task(made.reset())
     await gate.reached()
     call = made.manager._calls[HERE]
-    let_time_pass()
+    let_time_pass(LIMIT)
     async with asyncio.timeout(BOUND):
         await made.manager.stop()
         gate.open()

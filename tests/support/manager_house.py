@@ -30,13 +30,6 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def let_time_pass() -> None:
-    """Make it later by `LIMIT`, for all that waits on the running loop."""
-    loop = asyncio.get_running_loop()
-    clock = loop.time
-    loop.time = lambda: clock() + LIMIT  # type: ignore[method-assign]  # the test's own loop, which ends with it
-
-
 class Gate:
     """Holds the thread that comes to it until it is opened."""
 
