@@ -137,7 +137,10 @@ def _own_terminal(line: SerialLine, leave: Callable[[], None]) -> Iterator[None]
     loop = asyncio.get_running_loop()
 
     def typed() -> None:
-        data = os.read(stdin, 4096)
+        try:
+            data = os.read(stdin, 4096)
+        except OSError:  # the terminal was taken away
+            data = b""
         line.send(data.partition(_LEAVE)[0])
         if not data or _LEAVE in data:
             loop.remove_reader(stdin)
@@ -151,7 +154,8 @@ def _own_terminal(line: SerialLine, leave: Callable[[], None]) -> Iterator[None]
         yield
     finally:
         loop.remove_reader(stdin)
-        termios.tcsetattr(stdin, termios.TCSAFLUSH, saved)
+        with contextlib.suppress(termios.error):  # it is gone
+            termios.tcsetattr(stdin, termios.TCSAFLUSH, saved)
         print()
 
 
