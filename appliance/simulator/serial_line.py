@@ -32,6 +32,7 @@ class SerialLine:
         self._master = -1
         self._receive: Receiver = len
         self._unshown = b""
+        self._resuming: asyncio.TimerHandle | None = None
 
     def plug(self) -> None:
         """Begin anew with no terminal at the far end: the daemon hangs up, and its output waits for a terminal."""
@@ -62,23 +63,22 @@ class SerialLine:
         """Take the port away."""
         self.port.unlink(missing_ok=True)
         self._close(self._master)
+        self._master = -1
 
     def _forward(self) -> None:
         data = self._unshown or _read(self._master)
         loop = asyncio.get_running_loop()
         if data is None:  # the daemon has not opened the port yet, or closed it and will open it again
             loop.remove_reader(self._master)
-            loop.call_later(_SETTLED, self._resume_if, self._master)
+            self._resuming = loop.call_later(_SETTLED, self.resume)
         elif data:
             self._unshown = data[self._receive(data) :]
             if self._unshown:
                 loop.remove_reader(self._master)
 
-    def _resume_if(self, master: int) -> None:
-        if master == self._master:
-            self.resume()
-
     def _close(self, master: int) -> None:
+        if self._resuming:  # by then the number may be another's
+            self._resuming.cancel()
         if master >= 0:
             asyncio.get_running_loop().remove_reader(master)
             os.close(master)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.simulator import serial_line
 from appliance.simulator.serial_line import SerialLine, Socket
+from tests.support.clock import let_time_pass
 
 PATIENCE = 20.0  # seconds until a test gives up waiting
 
@@ -54,6 +56,29 @@ async def socket(line: CountedLine) -> AsyncIterator[Socket]:
     socket.start()
     yield socket
     socket.close()
+
+
+async def test_a_line_that_is_closed_reads_nothing_more(line: CountedLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for the daemon to open the port; once it is closed, the number of its end may be another's."""
+    loop = asyncio.get_running_loop()
+    stop, stopped = loop.remove_reader, asyncio.Event()
+    read: list[object] = []
+
+    def stop_and_tell(end: int) -> bool:
+        stopped.set()
+        return stop(end)
+
+    monkeypatch.setattr(loop, "remove_reader", stop_and_tell)
+    line.connect(len)
+    async with asyncio.timeout(PATIENCE):
+        await stopped.wait()
+    line.close()
+    monkeypatch.setattr(loop, "add_reader", lambda *reader: read.append(reader))
+    let_time_pass(serial_line._SETTLED)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    assert read == []
 
 
 def attach(socket: Socket) -> int:
