@@ -134,6 +134,8 @@ class FolderBus:
         return self._reconcile(happening.name, touched=bool(happening.mask & IN_CLOSE_WRITE))
 
     def _rescan(self) -> None:
+        if self._loop is None:  # closed since it was asked for
+            return
         if self._inotify.fileno() >= 0:
             self._hear()
         self._scan()
@@ -210,8 +212,9 @@ class FolderBus:
     # Devices that leave by themselves
 
     def _vanished(self, device: SimulatedDevice, back: float | None) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._leave, device, back)
+        loop = self._loop  # which `close` may take away meanwhile: this is the device's thread
+        if loop is not None:
+            loop.call_soon_threadsafe(self._leave, device, back)
 
     def _leave(self, device: SimulatedDevice, back: float | None) -> None:
         plug = next((plug for plug in self._plugs.values() if plug.device is device), None)

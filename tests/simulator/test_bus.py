@@ -378,6 +378,7 @@ async def test_nothing_is_told_after_closing(plugs: Plugs) -> None:
         await asyncio.sleep(0)
 
     assert len(plugs.events) == told
+    assert plugs.bus.plugged() == []
     with pytest.raises(usb.core.USBError, match="No such device"):
         host.power_on()
 
