@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, DeviceError
 from appliance.hsm.model import Attachment
 from appliance.log import get_logger
 from appliance.simulator import usbip_protocol as protocol
@@ -81,6 +81,8 @@ class UsbIpServer:
             await self._converse(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError):
             pass  # the client left, or said nothing
+        except DeviceError as problem:
+            _log.warning("usbip client cannot be served", peer=peer, reason=str(problem))
         except Malformed as error:
             _log.warning("usbip client misbehaved", peer=peer, reason=str(error))
         finally:

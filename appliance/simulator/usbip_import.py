@@ -8,11 +8,13 @@ device and no other endpoint, and uses three threads at most.
 import asyncio
 import errno
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from appliance.errors import DeviceError
 from appliance.hsm.worker import in_thread
 from appliance.simulator import descriptors
 from appliance.simulator import usbip_protocol as protocol
@@ -24,6 +26,7 @@ MOST_PENDING: Final = 256  # transfers of one client that wait
 
 _BUSY_TIMEOUT = 2.0  # seconds to wait for a device whose last user may just be letting go of it
 _GRACE = 1.0  # seconds for the last answers of a device that is gone
+_NO_THREAD = 0.1  # seconds until it is tried again to begin one
 _CONTROL = 0x00  # endpoint 0, in both directions
 
 
@@ -54,6 +57,7 @@ class Import:
         self._writer = writer
         self._gone = asyncio.Event()
         self._pending: dict[int, _Transfer] = {}  # by the number of the command
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._queues: dict[int, asyncio.Queue[_Transfer | None]] = {
             endpoint: asyncio.Queue() for endpoint in (_CONTROL, descriptors.OUT, descriptors.IN)
         }
@@ -92,7 +96,7 @@ class Import:
         self._pending.clear()
         self._writer.close()  # which is the unplugging for the client
         await asyncio.gather(*workers)  # nothing of this client may reach the device after the next one has it
-        await in_thread(self._let_go, f"usbip {self._export.bus_id}")
+        await self._to_the_end(self._let_go)
         (end,) = await asyncio.gather(listening, return_exceptions=True)
         if isinstance(end, Exception):
             raise end
@@ -145,7 +149,16 @@ class Import:
 
     def _cancel(self, transfer: _Transfer) -> None:
         """In a thread, because the device may be working."""
-        in_thread(partial(self._device.cancel, transfer.cancelled), f"usbip {self._export.bus_id}")
+        task = asyncio.create_task(self._to_the_end(partial(self._device.cancel, transfer.cancelled)))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _to_the_end(self, call: Callable[[], None]) -> None:
+        """Have what must be done with the device done, as soon as the system has a thread for it."""
+        while True:
+            with suppress(DeviceError):
+                return await in_thread(call, f"usbip {self._export.bus_id}")
+            await asyncio.sleep(_NO_THREAD)
 
     def _drop_all(self) -> None:
         for transfer in self._pending.values():
@@ -170,7 +183,7 @@ class Import:
             result = await in_thread(partial(self._transfer, transfer), f"usbip {self._export.bus_id}")
         except OSError as error:
             result = Result(-(error.errno or errno.EIO))
-        except RuntimeError:  # no thread to be had
+        except DeviceError:  # no thread to be had
             result = Result(-errno.ENOMEM)
         if self._pending.pop(transfer.submit.number, None) is None:
             return  # nobody waits for it

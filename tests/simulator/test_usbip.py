@@ -4,6 +4,7 @@
 import asyncio
 import errno
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -188,6 +189,28 @@ async def test_a_device_is_let_go_as_it_was_found(plugs: Plugs, address: Address
 
     await wire.close()
     await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
+
+
+async def test_a_device_is_let_go_when_there_is_a_thread_again(
+    plugs: Plugs, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the system refuses when the client leaves, its read is taken back, and the device is free in the end."""
+    await plug(plugs)
+    wire = await attached(address)
+    wire.submit_in(IN, 320)
+    assert (await wire.control(0x80, 0x08, size=1)).data == b"\1"
+    start, left = threading.Thread.start, iter([False, True, False, True])
+
+    def refuse_every_other(thread: threading.Thread) -> None:
+        if thread.name.startswith("usbip") and not next(left):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_every_other)
+    await wire.close()
+    await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
+
+    assert list(left) == []
 
 
 async def test_unplugging_ends_the_connection(plugs: Plugs, address: Address) -> None:
