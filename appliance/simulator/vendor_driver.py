@@ -62,7 +62,7 @@ class VendorDriver:
         self._slots: list[_Slot] = []
         self._lock = threading.Lock()  # of what follows, and of the slots
         self._left_out = 0  # devices for which there was no slot at the last look
-        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._connections: dict[socket.socket, threading.Thread] = {}  # also some that have ended
         self._closing = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._accepting = threading.Thread(target=self._accept, name=f"driver {path.name}", daemon=True)
@@ -113,6 +113,7 @@ class VendorDriver:
                 if self._closing:
                     connection.close()
                     return
+                self._connections = {one: its for one, its in self._connections.items() if its.is_alive()}
                 self._connections[connection] = thread
                 thread.start()
 
@@ -124,8 +125,6 @@ class VendorDriver:
                     connection.send(self._answer(packet, connection))
             except OSError:  # the library's process is gone
                 pass
-            with self._lock:
-                self._connections.pop(connection)
 
     def _answer(self, packet: bytes, connection: socket.socket) -> bytes:
         match packet[:1]:
