@@ -76,8 +76,9 @@ Script = Callable[[Peer], Awaitable[None]]
 
 @asynccontextmanager
 async def door(path: Path, script: Script) -> AsyncIterator[None]:
-    """A door at `path` that does to one client what `script` says."""
+    """A door at `path` that does to one client what `script` says, to its end."""
     failures: list[BaseException] = []
+    serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: StreamReader, writer: StreamWriter) -> None:
         try:
@@ -87,9 +88,14 @@ async def door(path: Path, script: Script) -> AsyncIterator[None]:
         finally:
             writer.close()
 
-    server = await asyncio.start_unix_server(serve, path)
+    def connected(reader: StreamReader, writer: StreamWriter) -> None:
+        serving.append(asyncio.create_task(serve(reader, writer)))
+
+    server = await asyncio.start_unix_server(connected, path)
     async with server:
         yield
+        async with asyncio.timeout(LIMIT):
+            await asyncio.gather(*serving)
     if failures:
         raise failures[0]
 
