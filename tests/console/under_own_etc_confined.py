@@ -16,7 +16,7 @@ import pytest
 from tests.support.network_side import SERIAL, NetworkSide
 from tests.support.own_etc import FREE, LUNASH, MEMBER, USER, environments, inside, own_server, sshd_says
 from tests.support.process import PtyProcess, run
-from tests.support.sshd import SshServer, free_port
+from tests.support.sshd import SshServer, held_port
 
 if not inside():
     pytest.skip("runs where /etc is its own only", allow_module_level=True)
@@ -108,20 +108,21 @@ class Listener:
 async def listener(server: SshServer) -> AsyncIterator[tuple[Listener, Listener]]:
     """One on a port and one on a Unix socket; both hang up at once."""
     place = server.folder / "s"
-    port, path = Listener(f"127.0.0.1:{free_port()}", asyncio.Event()), Listener(str(place), asyncio.Event())
+    by_port, by_path = asyncio.Event(), asyncio.Event()
 
-    def answer(one: Listener) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        def reached(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            one.reached.set()
+    def answer(reached: asyncio.Event) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            reached.set()
             writer.close()
 
-        return reached
+        return hang_up
 
-    tcp = await asyncio.start_server(answer(port), "127.0.0.1", int(port.address.rpartition(":")[2]))
-    unix = await asyncio.start_unix_server(answer(path), path.address)
+    tcp = await asyncio.start_server(answer(by_port), "127.0.0.1", 0)
+    unix = await asyncio.start_unix_server(answer(by_path), place)
     place.chmod(0o777)
     async with tcp, unix:
-        yield port, path
+        host, port = tcp.sockets[0].getsockname()
+        yield Listener(f"{host}:{port}", by_port), Listener(str(place), by_path)
     place.unlink()
 
 
@@ -172,13 +173,13 @@ async def test_connection_to_a_socket(
     server: SshServer, listener: tuple[Listener, Listener], user: str, succeeds: bool
 ) -> None:
     """Nor is one to a Unix socket."""
-    port = free_port()
-    command = server.ssh(user, "-tt", "-oExitOnForwardFailure=yes", f"-L127.0.0.1:{port}:{listener[1].address}")
-    async with PtyProcess.start(*command) as person:
-        await person.expect(PROMPT if user != FREE else b"$ ")
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await reader.read() == b""
-        writer.close()
+    with held_port() as port:
+        command = server.ssh(user, "-tt", "-oExitOnForwardFailure=yes", f"-L127.0.0.1:{port}:{listener[1].address}")
+        async with PtyProcess.start(*command) as person:
+            await person.expect(PROMPT if user != FREE else b"$ ")
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()
 
     assert listener[1].reached.is_set() is succeeds
 
@@ -188,9 +189,10 @@ async def test_connection_to_a_socket(
 @pytest.mark.parametrize("on", ["port", "socket"])
 async def test_listening_on_the_appliance(server: SshServer, place: Path, user: str, succeeds: bool, on: str) -> None:
     """No port and no socket of the appliance leads to the client (-R)."""
-    listens = f"127.0.0.1:{free_port()}" if on == "port" else str(place / "s")
-    command = server.ssh(user, "-oExitOnForwardFailure=yes", f"-R{listens}:127.0.0.1:9", "exit")
-    status, _, errors = await run(*command)
+    with held_port() as port:
+        listens = f"127.0.0.1:{port}" if on == "port" else str(place / "s")
+        command = server.ssh(user, "-oExitOnForwardFailure=yes", f"-R{listens}:127.0.0.1:9", "exit")
+        status, _, errors = await run(*command)
 
     assert (status == 0, b"forwarding failed" not in errors) == (succeeds, succeeds)
 

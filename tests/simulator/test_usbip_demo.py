@@ -111,11 +111,13 @@ async def test_a_token_of_the_demonstration_is_reset_over_the_network(tmp_path: 
 
 async def test_a_person_at_the_terminal_is_told_how_to_list_them(tmp_path: Path) -> None:
     """In the interactive form, before the login prompt; IPv6 too."""
-    with listening() as port:
-        free = port + 1
-    arguments = ("--state", str(tmp_path / "state"), "--usbip", f"[::1]:{free}")
+    arguments = ("--state", str(tmp_path / "state"), "--usbip", "[::1]:0")
     async with PtyProcess.start(*DEMO, *arguments) as terminal:
-        await terminal.expect(f"  USB/IP   usbip --tcp-port {free} list -r ::1\r\n".encode())
+        said = await terminal.expect(b" list -r ::1\r\n")
+        told = re.search(rb"\n  USB/IP   usbip --tcp-port (\d+) list -r ::1\r\n$", said)
+        assert told
+        await Wire.connect(("::1", int(told[1])))
+        await Wire.close_all()
         await terminal.expect(b"login: ")
         terminal.type(b"\x1d")
         assert await terminal.ended() == (0, b"")

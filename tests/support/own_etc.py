@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.sshd import SshServer, free_port
+from tests.support.sshd import SshServer, held_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DROP_IN = Path("/etc/ssh/sshd_config.d/appliance-console.conf")
@@ -80,14 +80,15 @@ def own_server(*, pam: str = "yes", subsystem: str = "internal-sftp") -> Iterato
     """A running server on a system as the package leaves it, with the three users."""
     folder = Path(tempfile.mkdtemp(prefix="lunash-own-etc-"))
     folder.chmod(0o755)
-    server = SshServer(folder, free_port())
     try:
-        server.make_keys()
-        _install(server, pam, subsystem)
-        status, _, errors = add(USER, "--key", str(folder / "user_key.pub"))
-        assert (status, errors) == (0, "")
-        with _unix_user(MEMBER, "lunash", folder), _unix_user(FREE, "nogroup", folder), server.running(SSHD_CONFIG):
-            yield server
+        with held_port() as port:
+            server = SshServer(folder, port)
+            server.make_keys()
+            _install(server, pam, subsystem)
+            status, _, errors = add(USER, "--key", str(folder / "user_key.pub"))
+            assert (status, errors) == (0, "")
+            with _unix_user(MEMBER, "lunash", folder), _unix_user(FREE, "nogroup", folder), server.running(SSHD_CONFIG):
+                yield server
     finally:
         remove(USER)
         shutil.rmtree(folder)
@@ -120,7 +121,8 @@ def _unix_user(name: str, group: str, folder: Path) -> Iterator[None]:
 
 def remove(name: str) -> None:
     """Have neither the user nor his home."""
-    subprocess.run(["userdel", name], check=False, capture_output=True)  # noqa: S603, S607  in our own /etc
+    command = ["userdel", "--force", name]  # also while a process of a session is just ending
+    subprocess.run(command, check=False, capture_output=True)  # noqa: S603  a fixed command, in our own /etc
     shutil.rmtree(Path("/home", name), ignore_errors=True)
 
 

@@ -70,14 +70,15 @@ class SshServer:
         folder = Path(tempfile.mkdtemp(prefix="lunash-sshd-"))
         try:
             folder.chmod(0o755)
-            server = cls(folder, free_port())
-            server.make_keys()
-            (folder / "user_key.pub").rename(folder / "authorized_keys")
-            server.make_shell(folder / "shell")
-            config = _CONFIG.format(port=server.port, folder=folder, users=" ".join(users))
-            _write(folder / "config", config, 0o600)
-            with _unix_users(users, group, folder / "shell"), server.running(folder / "config"):
-                yield server
+            with held_port() as port:
+                server = cls(folder, port)
+                server.make_keys()
+                (folder / "user_key.pub").rename(folder / "authorized_keys")
+                server.make_shell(folder / "shell")
+                config = _CONFIG.format(port=port, folder=folder, users=" ".join(users))
+                _write(folder / "config", config, 0o600)
+                with _unix_users(users, group, folder / "shell"), server.running(folder / "config"):
+                    yield server
         finally:
             shutil.rmtree(folder)
 
@@ -176,9 +177,10 @@ def _write(path: Path, text: str, mode: int) -> None:
     path.chmod(mode)
 
 
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port for a server that binds as OpenSSH and asyncio do; whoever asks for any port gets another meanwhile."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # and never listens: so two may be bound
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
