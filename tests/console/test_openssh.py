@@ -109,6 +109,7 @@ async def test_interactive_session(server: SshServer, side: NetworkSide) -> None
         person.type(b"exit\r")
         assert (await person.ended())[0] == 0
     assert side.manager.wanted == []
+    await side.record("logout")  # which comes after the exit status
     assert [record["event"] for record in side.records("login", "logout")] == ["login", "logout"]
 
 

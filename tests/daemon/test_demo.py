@@ -36,7 +36,7 @@ def test_a_token_is_reset_read_back_and_recorded(demo: DemoProcess, person: Pers
     """From plugging in to the proof, through the real daemon; the audit tells all of it."""
     token = demo.token(keys=3)
 
-    assert "State:                              initialized" in person.run("token backup list")
+    assert "State:                              initialized" in person.list_tokens()
     assert person.run(f"{RESET}\rproceed").endswith(
         "          > proceed\n\n'token backup factoryReset' successful.\n" + SUCCESS + PROMPT_HERE
     )
@@ -65,7 +65,7 @@ def test_what_happens_to_the_token_at_the_question_is_noticed(
 ) -> None:
     """Pulled, swapped for one with the same number, or doubled while the question stands: nothing is reset."""
     token = demo.token(keys=1)
-    person.run("token backup list")
+    person.list_tokens()
     person.type(f"{RESET}\r")
     person.read_until(r"          > $")
     away = token.rename(demo.bus.parent / "away")
@@ -93,7 +93,7 @@ def test_two_tokens_with_one_serial_are_refused(demo: DemoProcess, person: Perso
     shown = person.run(RESET)
 
     assert "Error:  More than one attached token has this serial number.\n" in shown
-    assert person.run("token backup list").count("Serial #:                           667788") == 2
+    assert person.list_tokens().count("Serial #:                           667788") == 2
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_token_that_cannot_be_opened_is_told_with_its_trouble(
     """A token in trouble is listed as unreachable and is not reset; the sentence says why."""
     demo.token(keys=1, faults=[fault])
 
-    listed = person.run("token backup list")
+    listed = person.list_tokens()
     shown = person.run(f"{RESET} -force")
 
     assert "State:                              unreachable" in listed
@@ -122,7 +122,7 @@ def test_a_damaged_token_file_is_an_unreachable_token(demo: DemoProcess, person:
     (demo.bus / "bad.token").write_text("rubbish")
     demo.token()
 
-    listed = person.run("token backup list")
+    listed = person.list_tokens()
 
     assert listed.count("unreachable") == 1
     assert listed.count("zeroized") == 1
@@ -151,15 +151,15 @@ def test_contact_lost_in_mid_reset_is_unknown_and_completed_later(demo: DemoProc
     shown = person.run(f"{RESET} -force")
     assert "Error:  Contact with the token was lost. Its state is unknown.\n" in shown
     assert FAILURE in shown
-    listed = person.run("token backup list")
+    listed = person.list_tokens()
     assert "INTERRUPTED" in listed
     assert "not attached" in listed
     token.rename(demo.bus.parent / "hand").rename(token)
-    listed = person.run("token backup list")
+    listed = person.list_tokens()
     assert "terminated" in listed
     assert "INTERRUPTED" in listed
     assert "successful" in person.run(f"{RESET} -force")
-    assert "INTERRUPTED" not in person.run("token backup list")
+    assert "INTERRUPTED" not in person.list_tokens()
 
 
 def reset_commands(folder: Path) -> list[int]:
@@ -168,7 +168,7 @@ def reset_commands(folder: Path) -> list[int]:
         demo.token(keys=1)
         with Person(demo.port) as person:
             person.log_in_first()
-            person.run("token backup list")
+            person.list_tokens()
             begun = len((folder / "count").read_text().splitlines())
             person.run(f"{RESET} -force")
         ended = len((folder / "count").read_text().splitlines())
@@ -196,21 +196,21 @@ def interrupt_and_complete(folder: Path, step: int, side: str) -> None:
         token = demo.token(keys=1)
         with Person(demo.port) as person:
             person.log_in_first()
-            person.run("token backup list")
+            person.list_tokens()
             person.type(f"{RESET} -force\r")
             demo.wait_killed()
     begun = "reset-intent" in (demo.state / "audit.jsonl").read_text()
     ended = '"reset-outcome"' in (demo.state / "audit.jsonl").read_text()
     with DemoProcess(folder) as demo, Person(demo.port) as person:
         greeting = person.log_in()
-        listed = person.run("token backup list")
+        listed = person.list_tokens()
         if begun and not ended:
             assert "WARNING:  The factory reset of token 667788 was interrupted." in greeting, (step, side)
             assert "INTERRUPTED" in listed, (step, side)
         if not begun:
             assert json.loads(token.read_text())["keys"], (step, side)
         assert "successful" in person.run(f"{RESET} -force"), (step, side)
-        assert "INTERRUPTED" not in person.run("token backup list")
+        assert "INTERRUPTED" not in person.list_tokens()
         assert not json.loads(token.read_text())["keys"]
     assert demo.verify_audit().returncode == 0, (step, side)
 

@@ -2,7 +2,6 @@
 """A built-in HSM of SoftHSM's in a folder of its own, and everything around it."""
 
 import asyncio
-import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmState, Secret
 from appliance.hsm.reset import Report
 from appliance.hsm.usb import UsbBus
+from tests.support import audit_trail
 from tests.support.luna_house import BOUND, Plugs
 from tests.support.vendor_module import SERIAL, SO_PIN, SOFTHSM, USER_PIN, VendorModule
 
@@ -128,8 +128,7 @@ async def builtin_house(folder: Path, driver: Driver | None = None) -> AsyncIter
 
 def records(house: BuiltinHouse, event: str) -> list[dict[str, object]]:
     """The audit's records of one event."""
-    lines = (house.folder / "audit.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["event"] == event]
+    return [record for record in audit_trail.records(house.folder / "audit.jsonl") if record["event"] == event]
 
 
 async def fail(house: BuiltinHouse, times: int) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration as a child process."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support import audit_trail
 from tests.support.tokens import make_token
 
 _PATIENCE = 30.0  # seconds; a bound for a machine that is busy, not a wait
@@ -70,7 +70,7 @@ class DemoProcess:
 
     def audit(self) -> list[dict[str, object]]:
         """The records of the audit trail."""
-        return [json.loads(line) for line in (self.state / "audit.jsonl").read_text().splitlines()]
+        return audit_trail.records(self.state / "audit.jsonl")
 
     def verify_audit(self) -> subprocess.CompletedProcess[str]:
         """`appliance-console audit verify` on its state."""

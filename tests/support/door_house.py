@@ -2,7 +2,6 @@
 """A network door with everything behind it but a shell, which is a fake."""
 
 import asyncio
-import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +17,7 @@ from appliance.console.terminal import Terminal
 from appliance.errors import EndOfFile, Interrupt
 from appliance.shell.invocation import Origin
 from appliance.shell.session import Session
+from tests.support import audit_trail
 from tests.support.door_client import LIMIT, DoorClient
 
 NOBODY_UID = 65534  # of the user "nobody", everywhere
@@ -119,6 +119,7 @@ class House:
             yield door
         finally:
             await door.close()
+            store._changer.shutdown()  # a session that was cut off may have left it something to save
 
     def client(self, uid: int = 0) -> AbstractAsyncContextManager[DoorClient]:
         """A connection to the door."""
@@ -132,8 +133,8 @@ class House:
 
     def records(self) -> list[tuple[str, str, str, str]]:
         """Event, actor, origin and reason of all audit records."""
-        lines = (self.state / "audit.jsonl").read_text().splitlines()
-        return [(r["event"], r["actor"], r["origin"], r.get("reason", "")) for r in map(json.loads, lines)]
+        records = audit_trail.records(self.state / "audit.jsonl")
+        return [(r["event"], r["actor"], r["origin"], r.get("reason", "")) for r in records]
 
     async def record(self, event: str) -> tuple[str, str, str, str]:
         """The first record of `event`, as soon as it is there."""

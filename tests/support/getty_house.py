@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +20,7 @@ from appliance.console.terminal import Terminal
 from appliance.errors import StateError
 from appliance.shell.invocation import Origin
 from appliance.shell.session import Session
+from tests.support import audit_trail
 from tests.support.pty_line import PATIENCE, PtyLine
 
 PROMPT = "[box] ttyS0 login: "
@@ -170,7 +170,7 @@ class House:
 
     def records(self) -> list[dict[str, Any]]:
         """What the audit holds."""
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        return audit_trail.records(self.folder / "audit.jsonl")
 
     def events(self) -> list[tuple[str, str]]:
         """Event and actor of each record."""

@@ -2,7 +2,6 @@
 """A manager with a fake bus, and the means to hold a device at any step."""
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from appliance.hsm.journal import Journal
 from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Secret
 from appliance.hsm.reset import Report
+from tests.support import audit_trail
 from tests.support.fake_driver import FakeDriver, FakeSource, attachment
 
 BOUND = 30.0  # seconds; no wait of a test lasts longer
@@ -81,8 +81,7 @@ class House:
 
     def records(self, *events: str) -> list[dict[str, object]]:
         """What the audit has of these events; everything is in it once the manager has stopped."""
-        lines = (self.folder / "audit.jsonl").read_text().splitlines()
-        return [record for record in map(json.loads, lines) if record["event"] in events]
+        return [record for record in audit_trail.records(self.folder / "audit.jsonl") if record["event"] in events]
 
     def on_disk(self) -> list[str]:
         """The serial numbers of what a new process would find unfinished."""

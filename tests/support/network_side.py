@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon as far as the network sees it: the real door, shell, accounts and audit, before a manager that counts."""
 
-import json
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +20,8 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Attachment, Device, HsmClass, HsmState, Intent, Probe
 from appliance.shell.invocation import Origin, Services
 from appliance.shell.session import Session
+from tests.support import audit_trail
+from tests.support.process import LIMIT
 
 SERIAL = "667788"
 _DEVICE = Device(
@@ -93,8 +95,13 @@ class NetworkSide:
 
     def records(self, *events: str) -> list[dict[str, Any]]:
         """The audit records of `events`."""
-        records = map(json.loads, (self._state / "audit.jsonl").read_text().splitlines())
-        return [record for record in records if record["event"] in events]
+        return [record for record in audit_trail.records(self._state / "audit.jsonl") if record["event"] in events]
+
+    async def record(self, event: str) -> None:
+        """Return as soon as there is a record of `event`."""
+        async with asyncio.timeout(LIMIT):
+            while not self.records(event):  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0.005)
 
     def _session(self, terminal: Terminal, account: Account, origin: Origin, where: str) -> Session:
         return Session(terminal, account, origin, where, self._services)
