@@ -14,6 +14,7 @@ import serial
 from appliance.config import LineSettings
 from appliance.console.line import MOST_UNREAD, SerialLine
 from appliance.errors import Break, Hangup, LineUnavailable
+from tests.support.clock import let_time_pass
 from tests.support.pty_line import PATIENCE, PtyLine, rubbish
 
 XOFF, XON = b"\x13", b"\x11"
@@ -316,10 +317,10 @@ async def test_writers_do_not_mix(far: PtyLine) -> None:
 async def test_slow_output_is_no_hang_up(far: PtyLine) -> None:
     """As long as something moves, the write limit begins anew."""
     data = rubbish(200_000)
-    async with asyncio.timeout(PATIENCE), opened(SerialLine(settings(far), write_limit=1.0)) as line:
+    async with asyncio.timeout(PATIENCE), opened(SerialLine(settings(far), write_limit=PATIENCE / 4)) as line:
         writing = asyncio.create_task(line.write(data))
-        for _ in range(15):
-            await asyncio.sleep(0.1)
+        for _ in range(15):  # in all, half as long again as the write limit
+            let_time_pass(PATIENCE / 40)
             assert await far.read_exactly(4096)
         assert not writing.done()
         await far.read_exactly(len(data) - 15 * 4096)

@@ -101,11 +101,12 @@ def test_a_silent_device_is_a_timeout(client: UsbIpBackend, token: TokenBus, mon
 
 def test_a_stalled_endpoint_is_cleared(client: UsbIpBackend, token: TokenBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The STALL, its clearing and the timeout behind it pass the network."""
-    monkeypatch.setattr(openpgp, "PROBE_TIMEOUT", 0.2)
     token.plug(Fault(Misdeed.STALL, at="SELECT", times=1))
     with OpenPgpDriver(UsbBus(client)).open(client.attach()) as connection:
-        with pytest.raises(DeviceTimeout):
-            connection.probe()
+        with monkeypatch.context() as patch:
+            patch.setattr(openpgp, "PROBE_TIMEOUT", 0.2)
+            with pytest.raises(DeviceTimeout):
+                connection.probe()
         assert connection.probe().serial == "667788"
 
 

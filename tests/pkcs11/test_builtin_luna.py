@@ -279,7 +279,8 @@ async def test_a_library_that_fails_in_an_initialisation_leaves_it_unknown(
     vendor: VendorModule, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The report says so, and it is in the audit after an intent."""
-    monkeypatch.setattr(client, "RESET_TIMEOUT", 1.0)
+    if fault == "hang":  # else it is to have the time that it needs
+        monkeypatch.setattr(client, "RESET_TIMEOUT", 2.0)
     vendor.tell("fault-C_InitToken", fault)
     async with builtin_house(tmp_path / "state", luna(vendor)) as house:
         await house.log_in()
@@ -295,10 +296,12 @@ async def test_a_library_that_fails_in_a_reset_is_read_back(
     vendor: VendorModule, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the work it is unknown, and the same command completes it."""
-    monkeypatch.setattr(client, "RESET_TIMEOUT", 0.5)
     vendor.tell("fault-CA_FactoryReset", fault)
     async with builtin_house(tmp_path / "state", luna(vendor)) as house:
-        report = await house.reset()
+        with monkeypatch.context() as patch:
+            if fault == "hang":  # else it is to have the time that it needs
+                patch.setattr(client, "RESET_TIMEOUT", 2.0)
+            report = await house.reset()
         vendor.untell("fault-CA_FactoryReset")
         again = await house.reset()
 

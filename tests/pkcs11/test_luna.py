@@ -157,7 +157,8 @@ async def test_a_fault_before_the_work_is_not_done_or_unknown(
     vendor: VendorModule, tmp_path: Path, fault: str, outcome: Outcome, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a clear no of an HSM that is as it was counts as not done; anything else leaves the reset begun."""
-    monkeypatch.setattr(client, "RESET_TIMEOUT", 0.5)
+    if fault == "hang":  # else it is to have the time that it needs
+        monkeypatch.setattr(client, "RESET_TIMEOUT", 2.0)
     vendor.tell("fault-CA_FactoryReset", fault)
     plugs = Plugs(LUNA)
     async with house(tmp_path / "state", plugs, luna(vendor.library, plugs)) as made:
@@ -176,7 +177,8 @@ async def test_a_fault_after_the_work_is_read_back(
     vendor: VendorModule, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the library said at last does not matter when a new process reads the HSM back as zeroized."""
-    monkeypatch.setattr(client, "RESET_TIMEOUT", 0.5)
+    if fault == "hang":  # else it is to have the time that it needs
+        monkeypatch.setattr(client, "RESET_TIMEOUT", 2.0)
     vendor.tell("after-CA_FactoryReset", fault)
     plugs = Plugs(LUNA)
     async with house(tmp_path / "state", plugs, luna(vendor.library, plugs)) as made:
@@ -312,7 +314,8 @@ async def test_a_library_that_never_starts_is_a_problem_of_its_hsm(
     vendor: VendorModule, tmp_path: Path, fault: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop runs on while it hangs, and then the HSM is listed as unreachable."""
-    monkeypatch.setattr(client, "LOAD_TIMEOUT", 3.0)
+    if fault == "hang":  # else it is to have the time that it needs
+        monkeypatch.setattr(client, "LOAD_TIMEOUT", 3.0)
     vendor.tell("fault-C_Initialize", fault)
     plugs = Plugs()
     async with house(tmp_path / "state", plugs, luna(vendor.library, plugs)) as made:

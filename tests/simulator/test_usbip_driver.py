@@ -87,12 +87,13 @@ def test_a_read_that_times_out_is_taken_back(
     token: TokenBus, server: UsbIpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device stays usable on the same connection, for its port can be reset: what hung is over."""
-    monkeypatch.setattr(openpgp, "PROBE_TIMEOUT", 0.2)
     token.plug(Fault(Misdeed.HANG, at="SELECT", when=When.BEFORE, times=1))
     client = UsbIpBackend(*server.address)
     driver, attachment = OpenPgpDriver(UsbBus(client)), client.attach()
-    with pytest.raises(DeviceTimeout), driver.open(attachment) as connection:
-        connection.probe()
+    with monkeypatch.context() as patch:
+        patch.setattr(openpgp, "PROBE_TIMEOUT", 0.2)
+        with pytest.raises(DeviceTimeout), driver.open(attachment) as connection:
+            connection.probe()
 
     client.set_configuration(None, 1)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from appliance.console.terminal import Stream, Terminal, visible
 from appliance.errors import Break, EndOfFile, Hangup, Interrupt, LineEvent, Timeout
 from appliance.shell.invocation import Terminal as ShellTerminal
+from tests.support.clock import let_time_pass
 from tests.support.fake_stream import FakeStream
 
 LIMIT = 20.0  # seconds until a test gives up
@@ -211,12 +212,14 @@ async def test_the_time_of_one_question_replaces_the_idle_time() -> None:
 async def test_typing_is_not_idle() -> None:
     """The idle time begins anew with each key: a line may take longer than it."""
     stream = FakeStream()
-    terminal = Terminal(stream, idle_timeout=1.0)
+    terminal = Terminal(stream, idle_timeout=LIMIT / 5)
 
     async def type_slowly() -> None:
-        for byte in b"slow.":
-            await asyncio.sleep(0.3)
+        for number, byte in enumerate(b"slow.", start=1):
+            let_time_pass(LIMIT / 10)
             stream.type(bytes((byte,)))
+            while len(stream.sent) <= number:  # noqa: ASYNC110  the prompt, and the echo of this key
+                await asyncio.sleep(0)
         stream.type(b"\r")
 
     async with asyncio.TaskGroup() as group, asyncio.timeout(LIMIT):
