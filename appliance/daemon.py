@@ -8,6 +8,7 @@ in the log and above the login prompt, and the console runs without it; what mus
 import asyncio
 import signal
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -116,13 +117,15 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         await self._note("start", version=__version__)
-        console = asyncio.create_task(self._getty.run())
-        others = asyncio.create_task(self._start_others())
+        console = asyncio.create_task(self._getty.run(), name="console")
+        others = asyncio.create_task(self._start_others(), name="others")
+        for task in (console, others):
+            task.add_done_callback(_tell_defect)
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait((console, stop), return_when=asyncio.FIRST_COMPLETED)
             if console.done():
-                console.result()  # it does not end by itself: raise what ended it, and let systemd start us anew
+                raise ApplianceError("The console ended by itself.")  # let systemd start us anew
         finally:
             working = self._manager.busy or self._services.builtin.busy
             systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
@@ -145,13 +148,22 @@ class Daemon:
         with suppress(TimeoutError):  # without its port the console has no use for them, but the network has
             async with asyncio.timeout(_PORT_PATIENCE):
                 await self._getty.opened.wait()
-        await self._manager.start()
+        await self._try("HSMs", self._manager.start)
         self._check_hearing()  # starting may have brought up more
-        await self._open_door()
+        await self._try("network door", self._open_door)
         await self._getty.opened.wait()
         systemd.notify(READY=1, STATUS=self._status())
         _log.info("ready", port=self._config.line.port)
         await self._feed_watchdog()
+
+    async def _try(self, part: str, start: Callable[[], Awaitable[None]]) -> None:
+        """Start a part; a defect of ours costs this part, and neither the others nor the console."""
+        try:
+            await start()
+        except Exception:  # noqa: BLE001  the last resort
+            sentence = f"Not available because of an internal error, of which the log says more: {part}."
+            self._problems.append(sentence)
+            _log.critical("part not available", part=part, reason=sentence, exc_info=True)
 
     async def _feed_watchdog(self) -> None:
         """Say that this loop works, for as long as it does; look at USB anew now and then on the same occasion."""
@@ -259,6 +271,12 @@ class Daemon:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
+    """End a task, and return when it has ended; what it may have died of stops nobody."""
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])
+
+
+def _tell_defect(task: asyncio.Task[None]) -> None:
+    """Say at once what a task died of: nobody waits for its result."""
+    if not task.cancelled() and (defect := task.exception()):
+        _log.critical("task died", task=task.get_name(), exc_info=defect)

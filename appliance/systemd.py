@@ -30,13 +30,13 @@ def notify(**state: str | int) -> bool:
         address = "\0" + address[1:]  # the abstract namespace, unix(7)
     # A value holds one line: what a device says of itself must not become a state of ours.
     lines = [f"{key}={' '.join(str(value).splitlines())}\n" for key, value in state.items()]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             sender.connect(address)
             sender.send("".join(lines).encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            _log.warning("service manager not told", reason=str(error), state=", ".join(state))
-            return False
+    except OSError as error:  # of which to have no descriptor left is one
+        _log.warning("service manager not told", reason=str(error), state=", ".join(state))
+        return False
     return True
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols of the service manager, with real sockets in its place."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -63,6 +64,20 @@ def test_an_address_that_leads_nowhere_costs_nothing(address: str, monkeypatch: 
     monkeypatch.setenv("NOTIFY_SOCKET", address)
 
     assert not notify(READY=1)
+
+
+def test_without_a_descriptor_left_nothing_is_sent(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has used up its descriptors cannot tell, and goes on."""
+
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as used_up:
+        used_up.setattr("appliance.systemd.socket.socket", none_left)
+        assert not notify(READY=1)
+
+    assert notify(READY=1)
+    assert manager.recv(4096) == b"READY=1\n"
 
 
 def test_a_service_manager_that_does_not_read_blocks_nobody(manager: socket.socket) -> None:
