@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from weakref import WeakSet
 
 from appliance import __version__, systemd
 from appliance.accounts.authenticator import Authenticator
@@ -42,8 +43,8 @@ _log = get_logger(__name__)
 _RESCAN_INTERVAL = 60.0  # seconds; a look at what is plugged, should an event have been lost without a trace
 _PORT_PATIENCE = 2.0  # seconds in which a port that is there is open
 _MEND = "Mend that, then restart the appliance."
-_LAST_WORDS = 2.0  # seconds in which whoever ordered a reset reads what it came to, before his session ends
 _MARGIN = 20.0  # seconds to record an outcome and close everything
+_LAST_WORDS = 12.0  # of these, in which whoever ordered a reset reads what it came to, before his session ends
 
 
 def run(config: Config) -> int:
@@ -63,6 +64,7 @@ class Daemon:
         self._problems: list[str] = []  # what does not work, one sentence each, for the banner
         self._deafness: set[str] = set()  # reasons that were complained of
         self._without_accounts = False
+        self._sessions: WeakSet[Session] = WeakSet()
         self._stop = asyncio.Event()
         state = config.state
         self._take_folder(state)
@@ -127,13 +129,11 @@ class Daemon:
             if console.done():
                 raise ApplianceError("The console ended by itself.")  # let systemd start us anew
         finally:
-            working = self._manager.busy or self._services.builtin.busy
             systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
             await _cancel(others)
             await self._services.builtin.finished()
             await self._manager.stop()  # first of all a reset that runs comes to its end
-            if working:
-                await asyncio.wait([console], timeout=_LAST_WORDS)
+            await self._answered()
             await _cancel(console)
             await self._door.close()
             await self._note("stop")
@@ -188,7 +188,16 @@ class Daemon:
             self._complain("network door", f"The network door is closed: {error}")
 
     def _session(self, terminal: Terminal, account: Account, origin: Origin, where: str) -> Session:
-        return Session(terminal, account, origin, where, self._services)
+        session = Session(terminal, account, origin, where, self._services)
+        self._sessions.add(session)
+        return session
+
+    async def _answered(self) -> None:
+        """Wait until every command at work has said what it came to; not for a person, nor for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                for session in tuple(self._sessions):
+                    await session.answered()
 
     def _status(self) -> str:
         backup, pki = (len(self._manager.devices(hsm_class)) for hsm_class in (HsmClass.BACKUP, HsmClass.PKI))

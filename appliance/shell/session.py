@@ -31,7 +31,7 @@ from appliance.shell.grammar import (
     find,
     parse,
 )
-from appliance.shell.invocation import FAILURE, Invocation, Origin, Reply, Services, Terminal
+from appliance.shell.invocation import FAILURE, Completer, Invocation, Origin, Reply, Services, Terminal
 
 _log = get_logger(__name__)
 
@@ -51,6 +51,11 @@ class Session:
         self._services = services
         self._person = Person(account.name, where)
         self._prompt = f"[{services.hostname}] lunash:>"
+        self._attended = _Attended(terminal)
+
+    async def answered(self) -> None:
+        """Return when no command is at work: its outcome is recorded and shown, or it waits for the person."""
+        await self._attended.pause.wait()
 
     async def run(self) -> None:
         """Greet, then run what is typed until `exit` or Ctrl-D. Raises `Timeout` and `Hangup`."""
@@ -68,7 +73,7 @@ class Session:
                 continue
             except EndOfFile:
                 return
-            if line.strip() and (await self._execute(line)).log_out:
+            if line.strip() and (await self._at_work(line)).log_out:
                 return
 
     async def run_command(self, line: str) -> bool:
@@ -76,7 +81,7 @@ class Session:
         if not line.strip():
             return True
         async with self._hsm_login():
-            return (await self._execute(line)).done
+            return (await self._at_work(line)).done
 
     @asynccontextmanager
     async def _hsm_login(self) -> AsyncIterator[None]:
@@ -104,6 +109,13 @@ class Session:
         for intent in self._services.manager.interrupted():
             await self._terminal.write(_warning(self._services.manager, intent))
         await self._terminal.write("Command Result: 0 (Success)\n")
+
+    async def _at_work(self, line: str) -> Reply:
+        self._attended.pause.clear()
+        try:
+            return await self._execute(line)
+        finally:
+            self._attended.pause.set()
 
     async def _execute(self, line: str) -> Reply:
         try:
@@ -135,7 +147,7 @@ class Session:
             arguments = parse(command, found.rest)
             return await command.run(
                 Invocation(
-                    self._terminal,
+                    self._attended,
                     self._account,
                     self._origin,
                     self._person,
@@ -174,6 +186,27 @@ class Session:
 
     def _complete(self, left: str) -> Sequence[str]:
         return complete(TREE, left, self._account.role)
+
+
+class _Attended:
+    """The terminal of a command, which tells when the command waits for the person: then nobody waits for it."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self.pause = asyncio.Event()
+        self.pause.set()  # between two commands, too
+
+    async def write(self, text: str) -> None:
+        await self._terminal.write(text)
+
+    async def readline(
+        self, prompt: str, *, secret: bool = False, history: bool = False, complete: Completer | None = None
+    ) -> str:
+        self.pause.set()
+        try:
+            return await self._terminal.readline(prompt, secret=secret, history=history, complete=complete)
+        finally:
+            self.pause.clear()
 
 
 def _warning(manager: Manager, intent: Intent) -> str:

@@ -11,12 +11,14 @@ import pytest
 import structlog
 
 from appliance.audit import AuditLog
+from appliance.chain import Field
 from appliance.config import Config, LineSettings, NetworkSettings
 from appliance.console.getty import Getty
 from appliance.daemon import Daemon
 from appliance.errors import ApplianceError
 from appliance.hsm.manager import Manager
 from appliance.hsm.usb import UsbBus
+from appliance.shell.session import Session
 from appliance.simulator.bus import FolderBus
 from tests.support.door_client import DoorClient
 
@@ -122,4 +124,48 @@ async def test_a_console_that_ends_by_itself_ends_the_daemon_in_order(
                 await house.daemon.run()
 
     assert [entry["task"] for entry in logs if entry["log_level"] == "critical"] == ["console"]
+    assert house.events()[-1] == "stop"
+
+
+async def test_a_command_at_work_says_what_it_came_to_before_the_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its last record takes: neither the record nor the answer is lost."""
+    record, answered = AuditLog.record, Session.answered
+    recording, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow_record(audit: AuditLog, event: str, *, actor: str, origin: str, **fields: Field) -> int:
+        if event == "result":
+            recording.set()
+            await may_end.wait()
+        return await record(audit, event, actor=actor, origin=origin, **fields)
+
+    async def waited_for(session: Session) -> None:
+        may_end.set()
+        await answered(session)
+
+    monkeypatch.setattr(AuditLog, "record", slow_record)
+    monkeypatch.setattr(Session, "answered", waited_for)
+    async with house.running(), DoorClient.connect(house.socket) as client:
+        await client.open("help")
+        async with asyncio.timeout(PATIENCE):
+            await recording.wait()
+        house.daemon.stop()
+        assert await client.ended() == 0
+
+    assert house.events()[-3:] == ["result", "logout", "stop"]
+
+
+async def test_nobody_who_sits_at_a_prompt_holds_up_the_end(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at that of the shell nor at the question of a command."""
+    monkeypatch.setattr("appliance.daemon._LAST_WORDS", 10 * PATIENCE)
+    async with house.running(), DoorClient.connect(house.socket) as idle, DoorClient.connect(house.socket) as asked:
+        await idle.open()
+        await idle.expect(b"lunash:>")
+        await asked.open("my password set")
+        await asked.expect(b"UNIX password: ")
+        house.daemon.stop()
+        assert await idle.ended() is None
+        assert await asked.ended() is None
+
     assert house.events()[-1] == "stop"
