@@ -131,6 +131,7 @@ class Daemon:
         finally:
             systemd.notify(STOPPING=1, STATUS="Stopping.", EXTEND_TIMEOUT_USEC=self._patience_usec())
             await _cancel(others)
+            self._door.shut()  # whoever comes while a reset ends waits for the next daemon
             await self._services.builtin.finished()
             await self._manager.stop()  # first of all a reset that runs comes to its end
             await self._answered()

@@ -78,7 +78,9 @@ class Door:
         self._enabled = enabled
         self._clock = clock
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._shut = False
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._refusals: set[asyncio.Task[None]] = set()  # of those who take up no place
 
     async def start(self, sock: socket.socket) -> None:
         """Serve the listening Unix socket `sock`, which is ours from now on. Raises `ApplianceError`."""
@@ -89,29 +91,42 @@ class Door:
         except OSError as error:
             raise ApplianceError(f"The network door cannot listen: {error.strerror or error}.") from error
 
-    async def close(self) -> None:
-        """Let nobody in any more, and end the sessions."""
+    def shut(self) -> None:
+        """Let nobody in any more; the sessions go on until `close`.
+
+        Where systemd holds the socket too, whoever comes waits there for the next daemon; else he is refused at once.
+        """
+        self._shut = True
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+
+    async def close(self) -> None:
+        """Let nobody in any more, and end the sessions."""
+        self.shut()
+        for task in self._sessions:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_TIMEOUT)
+        if ending := self._sessions | self._refusals:
+            await asyncio.wait(ending, timeout=_CLOSE_TIMEOUT)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        obstacle = ""
+        if self._shut:  # the connection was taken from the queue just before
+            obstacle = "The console service is being stopped. Try again later."
+        elif len(self._sessions) >= MOST_SESSIONS:
+            obstacle = "Too many sessions are open. Close one, or try again later."
+        task = asyncio.create_task(self._serve(reader, writer, obstacle))
+        tasks = self._refusals if obstacle else self._sessions
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection from beginning to end; whatever happens in it stays in it."""
-        crowded = len(self._tasks) > MOST_SESSIONS
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, obstacle: str) -> None:
+        """One connection from beginning to end; whatever happens in it stays in it. An obstacle is all it is told."""
         connection = Connection(reader, writer)
         try:
             peer = await _peer(writer.get_extra_info("socket"))
-            if crowded:
-                _log.warning("too many sessions on the network door", user=peer.shown)
-                await _refuse(connection, "Too many sessions are open. Close one, or try again later.")
+            if obstacle:
+                _log.warning("nobody is let in at the network door", user=peer.shown, reason=obstacle)
+                await _refuse(connection, obstacle)
             else:
                 await self._admit(connection, peer)
         except Hangup:

@@ -247,6 +247,35 @@ async def test_door_that_closes_logs_out(house: House) -> None:
             await asyncio.open_unix_connection(house.path)
 
 
+async def test_a_door_that_is_shut_keeps_its_sessions(house: House) -> None:
+    """When the end begins, nobody comes in any more; whoever is inside can still finish."""
+    async with house.open() as door, house.client() as client:
+        await client.open()
+        await client.expect(b"> ")
+        door.shut()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_unix_connection(house.path)
+        await client.type(b"hello\r")
+        await client.expect(b"said 5 hello\r\n")
+
+
+async def test_whoever_comes_as_the_door_closes_is_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was accepted in the last moment gets a sentence, and no session that is cut off at once."""
+    accept, closing = Door._accept, []
+
+    def accept_late(door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        door.shut()
+        accept(door, reader, writer)
+        closing.append(asyncio.create_task(door.close()))
+
+    monkeypatch.setattr(Door, "_accept", accept_late)
+    async with house.open(), house.client() as client:
+        await client.open()
+        assert await client.ended() == 1
+        assert b"Error:  The console service is being stopped. Try again later.\r\n" in client.seen
+    assert house.sessions == []
+
+
 async def test_nobody_gets_in_unrecorded(house: House) -> None:
     """When the audit trail cannot be written, the network is told so and gets no session."""
     house.audit.close()

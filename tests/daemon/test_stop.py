@@ -13,6 +13,8 @@ import structlog
 from appliance.audit import AuditLog
 from appliance.chain import Field
 from appliance.config import Config, LineSettings, NetworkSettings
+from appliance.console.door import listen
+from appliance.console.frames import encode_open
 from appliance.console.getty import Getty
 from appliance.daemon import Daemon
 from appliance.errors import ApplianceError
@@ -37,12 +39,14 @@ class House:
             line=LineSettings(port=str(folder / "missing")),
             network=NetworkSettings(socket=self.socket),
         )
+        self.ended = asyncio.Event()
         self.daemon = Daemon(config, source, UsbBus(source.backend))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The daemon, as soon as its network door is open; it is told to stop at the end, and has stopped then."""
         task = asyncio.create_task(self.daemon.run())
+        task.add_done_callback(lambda _: self.ended.set())
         try:
             async with asyncio.timeout(PATIENCE):
                 while not self.socket.exists() and not task.done():
@@ -169,3 +173,36 @@ async def test_nobody_who_sits_at_a_prompt_holds_up_the_end(house: House, monkey
         assert await asked.ended() is None
 
     assert house.events()[-1] == "stop"
+
+
+async def test_whoever_comes_during_the_end_waits_for_the_next_daemon(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where systemd holds the socket, too: while a reset ends, a connection stays in its queue, untouched."""
+    stop = Manager.stop
+    stopping, may_stop = asyncio.Event(), asyncio.Event()
+
+    async def slow_stop(manager: Manager) -> None:
+        stopping.set()
+        await may_stop.wait()
+        await stop(manager)
+
+    monkeypatch.setattr(Manager, "stop", slow_stop)
+    inherited = listen(house.socket, "")
+    with inherited.dup() as systemds:
+        monkeypatch.setattr("appliance.systemd.listen_fds", lambda: (("lunash", inherited),))
+        async with house.running(), DoorClient.connect(house.socket) as client:
+            await client.open("help")
+            assert await client.ended() == 0
+            house.daemon.stop()
+            async with asyncio.timeout(PATIENCE):
+                await stopping.wait()
+            async with DoorClient.connect(house.socket) as newcomer:
+                await newcomer.open("help")
+                may_stop.set()
+                async with asyncio.timeout(PATIENCE):
+                    await house.ended.wait()
+                systemds.setblocking(False)
+                connection, _ = systemds.accept()
+                with connection:
+                    assert connection.recv(4096) == encode_open("help", "")
