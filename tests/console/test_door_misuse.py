@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -14,6 +15,7 @@ from appliance.console import connection as connection_module
 from appliance.console.door import MOST_SESSIONS, Door
 from appliance.console.frames import LARGEST_PAYLOAD, Kind, encode, encode_open
 from appliance.shell.invocation import Origin
+from tests.support.door_client import DoorClient
 from tests.support.door_house import House, peer_name
 
 
@@ -114,6 +116,27 @@ async def test_number_of_sessions_is_bounded(house: House) -> None:
         await house.record("logout")
         await house.works()
     assert len(house.sessions) == MOST_SESSIONS + 1
+
+
+@pytest.mark.usefixtures("door")
+async def test_the_last_place_is_given_to_one_of_two(house: House) -> None:
+    """Of two clients who come in the same moment the first gets the place that is free, and only the other none."""
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_SESSIONS - 1):
+            client = await stack.enter_async_context(house.client())
+            await client.open()
+            await client.expect(b"> ")
+        both = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for sock in both:
+            sock.connect(str(house.path))  # nothing is awaited in between, so that both are accepted together
+        first, second = [DoorClient(*await asyncio.open_unix_connection(sock=sock)) for sock in both]
+        for client in (first, second):
+            stack.callback(client.writer.close)
+        await first.open("yes")
+        await second.open("yes")
+        assert await first.ended() == 0
+        assert await second.ended() == 1
+        assert b"Too many sessions are open." in second.seen
 
 
 @pytest.mark.usefixtures("door")
