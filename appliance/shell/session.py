@@ -98,6 +98,12 @@ class Session:
             changed = await change_password(self._terminal, self._services, self._account.name)
         except (Interrupt, EndOfFile, Break):
             changed = False
+        except Timeout:
+            await self._note("password", outcome="not done")
+            raise
+        except (Hangup, asyncio.CancelledError):  # the new one may be on its way to the disk
+            await self._note("password", outcome="unknown", note="hung up")
+            raise
         await self._note("password", outcome="done" if changed else "not done")
         await self._terminal.write("\n")
         return changed

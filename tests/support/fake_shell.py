@@ -25,7 +25,7 @@ RESET = "token backup factoryReset -serial 667788"
 class FakeStore:
     """An account store that keeps nothing."""
 
-    def __init__(self, *refusals: Exception) -> None:
+    def __init__(self, *refusals: BaseException) -> None:
         self.refusals = list(refusals)
         self.passwords: list[str] = []
 

@@ -15,6 +15,7 @@ from appliance.errors import (
     Interrupt,
     PasswordRefused,
     StateError,
+    Timeout,
 )
 from appliance.shell.invocation import Origin
 from tests.support.fake_manager import FakeManager, token
@@ -241,6 +242,24 @@ async def test_without_the_change_the_session_is_over(
     assert said in terminal.screen
     assert "lunash:>" not in terminal.screen
     assert shell.store.passwords == []
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        (Timeout(), {"outcome": "not done"}),
+        (Hangup(), {"outcome": "unknown", "note": "hung up"}),
+        (asyncio.CancelledError(), {"outcome": "unknown", "note": "hung up"}),
+    ],
+    ids=repr,
+)
+async def test_a_first_change_that_is_left_is_in_the_audit(event: BaseException, outcome: dict[str, str]) -> None:
+    """Hung up while the new password is being saved: whether it was is not known, and that is recorded."""
+    shell = Shell(account=an_account(must_change=True), store=FakeStore(event))
+    with pytest.raises(type(event)):
+        await shell.session(FakeTerminal(*FIRST)).run()
+
+    assert shell.audit.records == [{"event": "password", "actor": "admin", "origin": "Console", **outcome}]
 
 
 async def test_my_password_set_changes_the_password() -> None:
