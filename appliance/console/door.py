@@ -151,17 +151,20 @@ class Door:
         if account is None:
             await self._reject(peer, where, "no account")
             return await _refuse(connection, f"User '{peer.shown}' has no account on this appliance.")
+        recorded = True  # also where we are cancelled meanwhile
         try:
-            await self._audit.record("login", actor=account.name, origin=where, user=peer.shown)
-        except StateError as problem:
-            _log.error("login refused, it cannot be recorded", user=peer.shown, reason=problem.reason)
-            return await _refuse(connection, "The audit trail cannot be written. Nobody can log in on the network.")
-        try:
+            try:
+                await self._audit.record("login", actor=account.name, origin=where, user=peer.shown)
+            except StateError as problem:
+                recorded = False
+                _log.error("login refused, it cannot be recorded", user=peer.shown, reason=problem.reason)
+                return await _refuse(connection, "The audit trail cannot be written. Nobody can log in on the network.")
             await self._converse(connection, account, where, command)
         finally:
             if connection.fault:
                 await self._reject(peer, where, connection.fault)
-            await self._note("logout", actor=account.name, origin=where)
+            if recorded:
+                await self._note("logout", actor=account.name, origin=where)
 
     async def _converse(self, connection: Connection, account: Account, where: str, command: str | None) -> None:
         """Hold the session and tell the client how it ended."""

@@ -4,14 +4,17 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 import pytest
 
 from appliance.audit import NoAudit
+from appliance.chain import Field
 from appliance.console.door import Door
 from appliance.console.frames import Kind, encode, encode_open
 from appliance.shell.invocation import Origin
+from tests.support.door_client import LIMIT
 from tests.support.door_house import NAMELESS_UID, NOBODY_UID, House, account, peer_name
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="to connect as another user takes root")
@@ -273,6 +276,29 @@ async def test_whoever_comes_as_the_door_closes_is_told(house: House, monkeypatc
         await client.open()
         assert await client.ended() == 1
         assert b"Error:  The console service is being stopped. Try again later.\r\n" in client.seen
+    assert house.sessions == []
+
+
+async def test_whoever_is_cut_off_at_the_login_is_logged_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that is on its way to the trail when the door closes has its logout there, too."""
+    append, begun, may_write = house.audit.append, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow_append(event: str, *, actor: str, origin: str, **fields: Field) -> int:
+        loop.call_soon_threadsafe(begun.set)
+        may_write.wait(LIMIT)
+        return append(event, actor=actor, origin=origin, **fields)
+
+    monkeypatch.setattr(house.audit, "append", slow_append)
+    async with house.open() as door, house.client() as client:
+        await client.open()
+        async with asyncio.timeout(LIMIT):
+            await begun.wait()
+        closing = asyncio.create_task(door.close())
+        await asyncio.sleep(0)  # now the session is told to end
+        may_write.set()
+        await closing
+    assert [record[0] for record in house.records()] == ["login", "logout"]
     assert house.sessions == []
 
 
