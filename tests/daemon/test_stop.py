@@ -49,7 +49,7 @@ class House:
         task.add_done_callback(lambda _: self.ended.set())
         try:
             async with asyncio.timeout(PATIENCE):
-                while not self.socket.exists() and not task.done():
+                while not self.socket.exists() and not task.done():  # noqa: ASYNC110  nobody tells
                     await asyncio.sleep(0.01)
             yield
         finally:
@@ -93,7 +93,7 @@ async def test_a_defect_beside_the_console_is_told_and_stops_no_end(
     with structlog.testing.capture_logs() as logs:
         running = asyncio.create_task(house.daemon.run())
         async with asyncio.timeout(PATIENCE):
-            while not [entry for entry in logs if entry["log_level"] == "critical"]:
+            while not [entry for entry in logs if entry["log_level"] == "critical"]:  # noqa: ASYNC110  as above
                 await asyncio.sleep(0.01)
             house.daemon.stop()
             await running
