@@ -40,10 +40,13 @@ def lunash() -> int:
     parser = argparse.ArgumentParser(prog="lunash", description="The appliance's shell, for users on the network.")
     parser.add_argument("--socket", type=Path, default=_SOCKET, metavar="PATH", help="the console daemon's socket")
     parser.add_argument("-c", "--command", metavar="COMMAND", help="run one command and exit")
-    options = parser.parse_args(_attached(sys.argv[1:]))
-    from appliance.console.relay import relay, wanted
+    try:
+        options = parser.parse_args(_attached(sys.argv[1:]))
+        from appliance.console.relay import relay, wanted
 
-    return relay(options.socket, wanted(options.command))
+        return relay(options.socket, wanted(options.command))
+    except KeyboardInterrupt:  # before `relay` looks after the signals
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

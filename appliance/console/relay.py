@@ -41,6 +41,27 @@ def relay(socket_path: Path, command: str | None) -> int:
     could not be reached or broke off; 128 and the number of the signal that ended it (POSIX shell, 2.8.2).
     """
     try:
+        try:
+            for number in _ENDING_SIGNALS:
+                signal.signal(number, _stop)
+            return _connect_and_relay(socket_path, command)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)  # the status stands
+    except _Stopped as stopped:
+        return 128 + stopped.number
+
+
+def wanted(command: str | None) -> str | None:
+    """The command that the person wants, None for an interactive session, when `lunash` is asked to run `command`.
+
+    sshd starts a login shell with its ForceCommand in place of what the client asked for, a subsystem included, and
+    keeps that in a variable (sshd_config(5)). Whoever sets the variable himself could as well ask for the command.
+    """
+    return os.environ.get("SSH_ORIGINAL_COMMAND") if command == FORCED else command
+
+
+def _connect_and_relay(socket_path: Path, command: str | None) -> int:
+    try:
         opening = encode_open(command, _source())
     except ValueError:
         return _complain(NOT_DONE, "The command is too long.")
@@ -57,15 +78,6 @@ def relay(socket_path: Path, command: str | None) -> int:
             waker.setblocking(False)
             status = _with_terminal(_Relay(sock, woken, opening, plain=plain), waker)
     return _complain(status, "The console service broke off the connection.") if status == NO_SERVICE else status
-
-
-def wanted(command: str | None) -> str | None:
-    """The command that the person wants, None for an interactive session, when `lunash` is asked to run `command`.
-
-    sshd starts a login shell with its ForceCommand in place of what the client asked for, a subsystem included, and
-    keeps that in a variable (sshd_config(5)). Whoever sets the variable himself could as well ask for the command.
-    """
-    return os.environ.get("SSH_ORIGINAL_COMMAND") if command == FORCED else command
 
 
 def _source() -> str:
@@ -92,16 +104,12 @@ def _with_terminal(relaying: "_Relay", waker: socket.socket) -> int:
     try:
         try:
             signal.set_wakeup_fd(waker.fileno())
-            for number in _ENDING_SIGNALS:
-                signal.signal(number, _stop)
             if saved is not None:
                 tty.setraw(_STDIN, termios.TCSANOW)  # what was typed already is kept
             return relaying.run()
         finally:
             # From here on no signal may come between the person and the restored terminal.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-    except _Stopped as stopped:
-        return 128 + stopped.number
     finally:
         if saved is not None:
             _restore(saved)
