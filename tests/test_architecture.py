@@ -26,7 +26,7 @@ KNOWN = {module.name for module in MODULES}
 # "Direction of imports" of docs/architecture.md. Left: a module, or a room with everything in it that has no line of
 # its own. Right: what it may import of the project.
 LEAVES = ("appliance.errors", "appliance.files", "appliance.log")
-GROUND = (*LEAVES, "appliance.audit", "appliance.config", "appliance.systemd")
+GROUND = (*LEAVES, "appliance.audit", "appliance.config", "appliance.systemd", "appliance.worker")
 SESSION = ("appliance.shell.session", "appliance.shell.invocation")  # all that the console knows of the shell
 CCID = tuple(f"appliance.hsm.{name}" for name in ("atr", "t1", "t1_block", "ccid_messages", "ccid_levels"))
 DIRECTION: Mapping[str, tuple[str, ...]] = {
@@ -54,7 +54,7 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     "appliance.hsm.ccid_messages": (*LEAVES, "appliance.hsm.usb"),
     "appliance.hsm.ccid_levels": (*LEAVES, *CCID),
     "appliance.hsm.ccid": (*LEAVES, "appliance.hsm.model", "appliance.hsm.usb", *CCID),
-    "appliance.hsm.hotplug": (*LEAVES, "appliance.hsm.model"),
+    "appliance.hsm.hotplug": (*LEAVES, "appliance.hsm.model", "appliance.worker"),
     "appliance.hsm.drivers": (
         *LEAVES,
         "appliance.hsm.model",
@@ -67,13 +67,14 @@ DIRECTION: Mapping[str, tuple[str, ...]] = {
     ),
     "appliance.hsm.pkcs11": (*LEAVES, "appliance.hsm.model", "appliance.hsm.pkcs11"),
     "appliance.hsm.pkcs11.binding": (),  # the child process loads it, and nothing else that it need not
-    "appliance.simulator": (*LEAVES, "appliance.simulator", "appliance.hsm"),
+    "appliance.simulator": (*LEAVES, "appliance.simulator", "appliance.hsm", "appliance.worker"),
     "appliance.simulator.vendor_library": (*LEAVES, "appliance.programs", "appliance.simulator", "appliance.hsm"),
     "appliance.audit": (*LEAVES, "appliance.chain", "appliance.journald"),
     "appliance.chain": LEAVES,
     "appliance.config": (*LEAVES, "appliance.config_values"),
     "appliance.config_values": (),
     "appliance.systemd": LEAVES,
+    "appliance.worker": LEAVES,
     "appliance.files": ("appliance.errors",),
     "appliance.programs": ("appliance.errors",),
     "appliance.log": ("appliance.errors", "appliance.journald"),

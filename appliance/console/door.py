@@ -18,6 +18,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +31,10 @@ from appliance.errors import ApplianceError, Hangup, StateError, Timeout
 from appliance.log import get_logger
 from appliance.shell.invocation import FAILURE, Origin
 from appliance.shell.session import Session
+from appliance.worker import in_thread
 
 MOST_SESSIONS: Final = 10  # at a time, as many as the vendor's appliance allows on SSH
+LOOKUP_LIMIT: Final = 10.0  # seconds for the name of a Unix user
 
 SessionFactory = Callable[[Terminal, Account, Origin, str], Session]
 
@@ -80,6 +83,7 @@ class Door:
         self._server: asyncio.Server | None = None
         self._shut = False
         self._sessions: set[asyncio.Task[None]] = set()
+        self._lookups: dict[int, asyncio.Future[str]] = {}  # of names, by uid
         self._refusals: set[asyncio.Task[None]] = set()  # of those who take up no place
 
     async def start(self, sock: socket.socket) -> None:
@@ -123,8 +127,13 @@ class Door:
         """One connection from beginning to end; whatever happens in it stays in it. An obstacle is all it is told."""
         connection = Connection(reader, writer)
         try:
-            peer = await _peer(writer.get_extra_info("socket"))
-            if obstacle:
+            pid, uid = _credentials(writer.get_extra_info("socket"))
+            user = await self._user(uid)
+            peer = Peer(pid, uid, user or "")
+            if user is None:  # nor is root let in as `admin`: his name may be mapped to another account
+                await self._reject(peer, f"local/{pid}", "no user name in time")
+                await _refuse(connection, "The user database does not answer in time. Try again later.")
+            elif obstacle:
                 _log.warning("nobody is let in at the network door", user=peer.shown, reason=obstacle)
                 await _refuse(connection, obstacle)
             else:
@@ -135,6 +144,18 @@ class Door:
             _log.error("session on the network door failed", exc_info=True)
         finally:
             connection.close()
+
+    async def _user(self, uid: int) -> str | None:
+        """The name of a Unix user, "" when it has none; None when the user database does not answer in time.
+
+        One question serves all who wait for its answer: those that hang must not use up the threads.
+        """
+        lookup = self._lookups.get(uid)
+        if lookup is None:
+            lookup = self._lookups[uid] = in_thread(partial(_user_name, uid), "user name")
+            lookup.add_done_callback(lambda _: self._lookups.pop(uid))
+        await asyncio.wait([lookup], timeout=LOOKUP_LIMIT)
+        return lookup.result() if lookup.done() else None
 
     async def _admit(self, connection: Connection, peer: Peer) -> None:
         """Find out what is wanted, by whom and from where; let in who has an account."""
@@ -252,13 +273,14 @@ def _give_to(path: Path, group: str) -> None:
         _log.warning("the network door keeps its own group", path=str(path), group=group, reason=str(error))
 
 
-async def _peer(sock: socket.socket) -> Peer:
-    """Who connected, as the kernel noted it at that moment (unix(7), SO_PEERCRED)."""
+def _credentials(sock: socket.socket) -> tuple[int, int]:
+    """The process and the uid that connected, as the kernel noted them at that moment (unix(7), SO_PEERCRED)."""
     pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return Peer(pid, uid, await asyncio.to_thread(_user_name, uid))  # the user database may be on the network
+    return pid, uid
 
 
 def _user_name(uid: int) -> str:
+    """Blocks: the user database may be on the network."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

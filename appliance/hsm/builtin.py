@@ -29,8 +29,8 @@ from appliance.hsm.manager import Manager
 from appliance.hsm.model import Device, HsmClass, HsmState, Outcome, Probe, Secret
 from appliance.hsm.pkcs11.codes import PIN_INCORRECT
 from appliance.hsm.reset import Beginning, Report
-from appliance.hsm.worker import in_thread
 from appliance.log import get_logger
+from appliance.worker import in_thread
 
 _log = get_logger(__name__)
 

@@ -12,11 +12,13 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.hsm.model import Attachment
 from appliance.log import get_logger
+from appliance.worker import in_thread
 
 LONGEST_STRING = 126  # characters in a USB string descriptor: 255 bytes, less two of header, in UTF-16
 MOST_PER_TICK = 256  # events taken from the kernel before the loop may do something else
@@ -97,7 +99,7 @@ class UdevSource:
 
     async def start(self, deliver: Callable[[Event], None]) -> None:
         """Begin delivering, on the running loop. What libudev cannot do only makes the source `deaf`."""
-        await asyncio.to_thread(self._open)
+        await in_thread(self._open, "udev")
         if self._monitor is not None:
             self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
             asyncio.get_running_loop().add_reader(self._socket, self._readable)
@@ -192,9 +194,9 @@ class UdevSource:
         while True:
             match await self._inbox.get():
                 case _Scan():
-                    deliver(Rescan(await asyncio.to_thread(self._scan)))
+                    deliver(Rescan(await in_thread(self._scan, "udev")))
                 case _Seen(sys_path, properties):
-                    attachment = await asyncio.to_thread(read_attachment, sys_path, properties)
+                    attachment = await in_thread(partial(read_attachment, sys_path, properties), "udev")
                     if attachment is not None:
                         deliver(Plugged(attachment))
                 case Unplugged() as unplugged:

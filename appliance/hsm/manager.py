@@ -22,8 +22,8 @@ from appliance.hsm.journal import Journal
 from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, serial_of, suggested_serial
-from appliance.hsm.worker import in_thread, in_time
 from appliance.log import get_logger
+from appliance.worker import in_thread, in_time
 
 _log = get_logger(__name__)
 

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Final
 
 from appliance.errors import DeviceError
-from appliance.hsm.worker import in_thread
 from appliance.simulator import descriptors
 from appliance.simulator import usbip_protocol as protocol
 from appliance.simulator.control_endpoint import control
 from appliance.simulator.device import SimulatedDevice
 from appliance.simulator.usbip_protocol import Export, Malformed, Result, Submit, Unlink
+from appliance.worker import in_thread
 
 MOST_PENDING: Final = 256  # transfers of one client that wait
 

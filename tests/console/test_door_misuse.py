@@ -4,6 +4,7 @@
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
@@ -12,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.console import connection as connection_module
+from appliance.console import door as door_module
 from appliance.console.door import MOST_SESSIONS, Door
 from appliance.console.frames import LARGEST_PAYLOAD, Kind, encode, encode_open
 from appliance.shell.invocation import Origin
-from tests.support.door_client import DoorClient
+from tests.support.door_client import LIMIT, DoorClient
 from tests.support.door_house import House, peer_name
 
 
@@ -191,6 +193,32 @@ async def test_fault_in_one_session_stays_there(house: House) -> None:
         assert (await house.record("logout"))[1] == "admin"
         await other.type(b"hello\r")
         await other.expect(b"said 5 hello\r\n")
+
+
+async def test_a_user_database_that_hangs_lets_nobody_in(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even root, who may be mapped. However often he comes, it costs one thread, and he gets in when it answers."""
+    answer = threading.Event()
+
+    def hanging(_: int) -> str:
+        answer.wait(LIMIT)
+        return "root"
+
+    monkeypatch.setattr(door_module, "_user_name", hanging)
+    monkeypatch.setattr(door_module, "LOOKUP_LIMIT", 0.05)
+    async with house.open():
+        for _ in range(2):
+            async with house.client() as client:
+                await client.open("yes")
+                assert await client.ended() == 1
+                assert b"Error:  The user database does not answer in time. Try again later.\r\n" in client.seen
+        assert [thread.name for thread in threading.enumerate()].count("user name") == 1
+        assert house.sessions == []
+        assert [(event, reason) for event, _, _, reason in house.records()] == [
+            ("door-rejected", "no user name in time")
+        ] * 2
+        monkeypatch.setattr(door_module, "LOOKUP_LIMIT", LIMIT)
+        answer.set()
+        await house.works()
 
 
 FRAMES = st.one_of(

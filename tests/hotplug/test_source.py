@@ -4,8 +4,10 @@
 import asyncio
 import errno
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ import structlog
 from appliance.hsm import hotplug
 from appliance.hsm.hotplug import MOST_PER_TICK, Event, Rescan, UdevSource, Unplugged
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 30.0  # seconds
 
 
@@ -206,3 +209,44 @@ async def test_without_libudev_the_start_succeeds(
 
     assert first == Rescan(())
     assert source.deaf().startswith(reason)
+
+
+# A program in which one of the calls that read sysfs hangs, once it does.
+HUNG = """
+import asyncio, sys, time
+from types import SimpleNamespace
+from appliance.hsm import hotplug
+
+async def main(where):
+    loop, hanging = asyncio.get_running_loop(), asyncio.Event()
+
+    def hang(*_, **__):
+        loop.call_soon_threadsafe(hanging.set)
+        time.sleep(3600)
+
+    def no_monitor(*_, **__):
+        raise OSError("none")
+
+    context = SimpleNamespace(list_devices=hang if where == "scan" else lambda **_: [])
+    monitor = SimpleNamespace(from_netlink=no_monitor)
+    sys.modules["pyudev"] = SimpleNamespace(Context=hang if where == "open" else lambda: context, Monitor=monitor)
+    hotplug.read_attachment = hang
+    source = hotplug.UdevSource()
+    starting = asyncio.create_task(source.start(lambda event: None))
+    if where == "read":
+        source._take(SimpleNamespace(action="add", sys_path="/sys/devices/1-1", properties={}))
+    await hanging.wait()
+    starting.cancel()
+    source.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("where", ["open", "scan", "read"])
+def test_a_device_that_holds_up_the_reader_does_not_hold_up_the_end(where: str) -> None:
+    """A read of sysfs that hangs for ever is left alone when the program ends."""
+    program = [sys.executable, "-c", HUNG, where]
+    ended = subprocess.run(program, cwd=ROOT, timeout=BOUND, check=False)  # noqa: S603  ours
+
+    assert ended.returncode == 0

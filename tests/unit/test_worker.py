@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import DeviceError
-from appliance.hsm.worker import in_thread
+from appliance.worker import in_thread
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 30.0  # seconds
@@ -102,7 +102,7 @@ def test_a_call_may_outlive_the_loop() -> None:
 
 HUNG = """
 import asyncio, time
-from appliance.hsm.worker import in_thread
+from appliance.worker import in_thread
 
 async def main():
     in_thread(lambda: time.sleep(3600), "hung")
