@@ -140,9 +140,10 @@ class AuditLog:
         await self.record(event, actor=actor, origin=origin, **fields, outcome=attempt.word)
 
     def close(self) -> None:
-        """Write what was handed to `record`, and let the file go."""
+        """Write what was handed to `record`, and let the file go; whoever appends afterwards is refused."""
         self._writer.shutdown()
-        self._chain.close()
+        with self._lock:  # a reset that has overrun its time may be about to append
+            self._chain.close()
 
 
 class NoAudit(AuditLog):

@@ -67,6 +67,8 @@ class ChainFile:
         return cls(path, log, head, size - len(torn), last), torn
 
     def add(self, time: str, record: dict[str, Field]) -> Link:
+        if self._log < 0:
+            raise StateError(self._path, "closed")
         link, line = seal(self._last, time, record)
         try:
             self._check_untouched()
@@ -94,6 +96,7 @@ class ChainFile:
     def close(self) -> None:
         os.close(self._head)
         os.close(self._log)
+        self._head = self._log = -1  # the numbers may be somebody else's soon
 
     def _check_untouched(self) -> None:
         """The name still leads to our file, and nobody else wrote to it: a record must not go where nobody looks."""

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from appliance import audit
 from appliance.audit import AuditLog, NoAudit, Verdict, verify
-from appliance.chain import LONGEST_RECORD
+from appliance.chain import LONGEST_RECORD, Field, Link
 from appliance.errors import StateError
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,38 @@ def test_the_time_is_utc(path: Path) -> None:
     log.close()
 
     assert records(path)[0]["time"] == "2026-01-30T12:00:00.250+00:00"
+
+
+def test_a_log_that_is_closed_takes_no_record(path: Path, tmp_path: Path) -> None:
+    """It refuses, and does nothing to what got the numbers of its descriptors."""
+    log = AuditLog.open(path)
+    log.close()
+    others = [tmp_path / str(number) for number in range(3)]
+    with ExitStack() as stack:
+        for other in others:
+            other.write_bytes(b"theirs")
+            stack.enter_context(other.open("r+b"))
+        with pytest.raises(StateError, match=": closed$"):
+            log.append("start", actor="", origin="")
+
+    assert [other.read_bytes() for other in others] == [b"theirs"] * 3
+
+
+def test_a_log_is_closed_between_two_records() -> None:
+    """Nobody is at the file when it is let go, and nobody comes before it is."""
+    closed: list[bool] = []
+
+    class Watched:
+        def add(self, time: str, record: dict[str, Field]) -> Link:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            closed.append(watched._lock.locked())
+
+    watched = AuditLog(Watched())
+    watched.close()
+
+    assert closed == [True]
 
 
 def test_the_files_are_private(log: AuditLog, path: Path) -> None:
