@@ -112,7 +112,7 @@ def test_a_log_that_is_closed_takes_no_record(path: Path, tmp_path: Path) -> Non
         for other in others:
             other.write_bytes(b"theirs")
             stack.enter_context(other.open("r+b"))
-        with pytest.raises(StateError, match=": closed$"):
+        with pytest.raises(StateError, match=r": closed$"):
             log.append("start", actor="", origin="")
 
     assert [other.read_bytes() for other in others] == [b"theirs"] * 3
