@@ -91,7 +91,8 @@ class Door:
         if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
             raise ApplianceError("The network door needs a Unix stream socket.")
         try:
-            self._server = await asyncio.start_unix_server(self._accept, sock=sock, backlog=MOST_SESSIONS)
+            # From Python 3.13 on, `start_unix_server` would take the socket's path away at the end: systemd's, perhaps.
+            self._server = await asyncio.start_server(self._accept, sock=sock, backlog=MOST_SESSIONS)
         except OSError as error:
             raise ApplianceError(f"The network door cannot listen: {error.strerror or error}.") from error
 
