@@ -7,7 +7,7 @@ busy meanwhile, and stands in nobody's way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from appliance.errors import AttachmentChanged, DeviceBusy, DeviceError, DeviceT
 from appliance.hsm.drivers import Connection, Driver, Progress
 from appliance.hsm.hotplug import Event, HotplugSource, Plugged, Rescan
 from appliance.hsm.journal import Journal
-from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, HsmState, Intent, Outcome, Probe, Secret
+from appliance.hsm.model import BUILTIN, Attachment, Device, HsmClass, Intent, Outcome, Probe, Secret
 from appliance.hsm.registry import Registry
 from appliance.hsm.reset import Report, Reset, serial_of, suggested_serial
 from appliance.log import get_logger
@@ -65,7 +65,7 @@ class Manager:
         self._scanned = asyncio.Event()
         self._stopping = False
         self._calls: dict[Attachment, asyncio.Future[Any]] = {}  # what occupies a device: its lock
-        self._asking: dict[Attachment, asyncio.Task[Any]] = {}
+        self._asking: dict[Attachment, asyncio.Task[bool]] = {}
         self._resets: dict[asyncio.Task[Report], Device] = {}
         self._unannounced: dict[Attachment, str] = {}  # arrivals that the audit does not know yet: present or plug
         self._noting: set[asyncio.Task[None]] = set()
@@ -121,8 +121,7 @@ class Manager:
         """
         attachment = device.attachment
         await self._until_idle(attachment)
-        gone = self._registry.at(attachment) is None
-        if gone or await self._question(attachment, self._recognise(attachment)) is None:
+        if self._registry.at(attachment) is None or await self._recognise(attachment) is None:
             raise AttachmentChanged(device.serial)
 
     async def _recognise(self, attachment: Attachment) -> Device | None:
@@ -153,6 +152,7 @@ class Manager:
         # What it said before a reset that was begun is not shown any more.
         forget = partial(self._registry.learn, attachment, current.family, current.serial)
         call.add_done_callback(lambda ended: ended.exception() or forget())
+        call.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         task = asyncio.create_task(self._report(reset, call, current, actor, origin))
         self._resets[task] = current
         task.add_done_callback(self._reset_over)
@@ -167,6 +167,7 @@ class Manager:
         attachment = device.attachment
         current = await self._ready(device)
         work = self._begin(attachment, partial(_opened, self._registry.driver(current.family), attachment, call))
+        work.add_done_callback(lambda _: self._ask(attachment))  # however late it ends
         try:
             return await in_time(work, self._operation_timeout)
         finally:
@@ -238,23 +239,18 @@ class Manager:
             return
         if self._stopping or self._restarts(attachment):
             return
-        self._question(attachment, self._identify(attachment))
-
-    def _question(self, attachment: Attachment, question: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin to ask a device what it is; nothing else is done with it until that is over."""
-        task = asyncio.create_task(question)
+        task = asyncio.create_task(self._identify(attachment))
         self._asking[attachment] = task
-        task.add_done_callback(lambda _: self._asked(attachment))
-        return task
+        task.add_done_callback(partial(self._asked, attachment))
 
-    def _asked(self, attachment: Attachment) -> None:
-        """Ask again where the answer was nobody's: the device was out while it came, and is back."""
+    def _asked(self, attachment: Attachment, question: asyncio.Task[bool]) -> None:
+        """Ask again where the answer was nobody's: the device was out while it came, and may be back."""
         del self._asking[attachment]
-        device = self._registry.at(attachment)
-        if device is not None and device.state is HsmState.UNKNOWN:
+        if not question.cancelled() and question.exception() is None and not question.result():
             self._ask(attachment)
 
-    async def _identify(self, attachment: Attachment) -> None:
+    async def _identify(self, attachment: Attachment) -> bool:
+        """Learn what a device is, or why it does not say; False when it was not there any more."""
         for driver in self._registry.nominees(attachment):
             try:
                 async with self._turn():
@@ -269,9 +265,9 @@ class Manager:
             if device is not None:
                 _log.info("device asked", serial=device.serial, state=device.state, port=attachment.port)
                 self._announce(device)
-            return
-        self._registry.forget(attachment)
+            return device is not None
         self._unannounced.pop(attachment, None)
+        return self._registry.forget(attachment) is not None
 
     def _learn(self, driver: Driver, attachment: Attachment, probe: Probe) -> Device | None:
         serial = serial_of(probe, driver, attachment, self._journal.pending())
@@ -302,7 +298,6 @@ class Manager:
 
     def _ended(self, attachment: Attachment, call: asyncio.Future[Any]) -> None:
         del self._calls[attachment]
-        self._ask(attachment)  # however late it ends; a question that waits for this call goes on
         if (error := call.exception()) is not None:  # read here too: after a time-out nobody else does
             _log.info("operation failed", usb_id=attachment.usb_id, reason=str(error))
 
