@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from appliance.errors import DeviceError
 from appliance.hsm.model import Attachment
 from appliance.log import get_logger
 from appliance.worker import in_thread
 
 LONGEST_STRING = 126  # characters in a USB string descriptor: 255 bytes, less two of header, in UTF-16
+NO_THREAD = 1.0  # seconds until everything is looked at anew, when the system had no thread for reading an event
 MOST_PER_TICK = 256  # events taken from the kernel before the loop may do something else
 UDEV_CONTROL = Path("/run/udev/control")  # what libudev itself goes by (sd-device: device-monitor.c)
 NETLINK_SOCKETS = Path("/proc/self/net/netlink")  # those of this network namespace
@@ -99,7 +101,10 @@ class UdevSource:
 
     async def start(self, deliver: Callable[[Event], None]) -> None:
         """Begin delivering, on the running loop. What libudev cannot do only makes the source `deaf`."""
-        await in_thread(self._open, "udev")
+        try:
+            await in_thread(self._open, "udev")
+        except DeviceError as problem:
+            self._deaf = f"libudev cannot be used ({problem})"
         if self._monitor is not None:
             self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
             asyncio.get_running_loop().add_reader(self._socket, self._readable)
@@ -192,15 +197,23 @@ class UdevSource:
 
     async def _work(self, deliver: Callable[[Event], None]) -> None:
         while True:
-            match await self._inbox.get():
-                case _Scan():
-                    deliver(Rescan(await in_thread(self._scan, "udev")))
-                case _Seen(sys_path, properties):
-                    attachment = await in_thread(partial(read_attachment, sys_path, properties), "udev")
-                    if attachment is not None:
-                        deliver(Plugged(attachment))
-                case Unplugged() as unplugged:
-                    deliver(unplugged)
+            try:
+                await self._apply(await self._inbox.get(), deliver)
+            except DeviceError as problem:
+                _log.warning("plug event not read", reason=str(problem))
+                await asyncio.sleep(NO_THREAD)
+                self.rescan()
+
+    async def _apply(self, message: _Seen | _Scan | Unplugged, deliver: Callable[[Event], None]) -> None:
+        match message:
+            case _Scan():
+                deliver(Rescan(await in_thread(self._scan, "udev")))
+            case _Seen(sys_path, properties):
+                attachment = await in_thread(partial(read_attachment, sys_path, properties), "udev")
+                if attachment is not None:
+                    deliver(Plugged(attachment))
+            case Unplugged() as unplugged:
+                deliver(unplugged)
 
     def _scan(self) -> tuple[Attachment, ...]:
         if self._scanner is None:

@@ -6,6 +6,7 @@ import errno
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,26 @@ async def test_scans_go_on_without_the_connection(bench: Bench) -> None:
     bench.monitor.answers = [OSError("Error while polling fd: 7")]
     bench.monitor.ring()
     bench.source.rescan()
+
+    assert await bench.next() == Rescan(())
+
+
+async def test_a_moment_without_threads_is_made_good(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be read is looked for as soon as there is a thread again."""
+    monkeypatch.setattr(hotplug, "NO_THREAD", 0.001)
+    start, refused = threading.Thread.start, asyncio.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "udev":
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        bench.source.rescan()
+        async with asyncio.timeout(BOUND):
+            await refused.wait()
 
     assert await bench.next() == Rescan(())
 
