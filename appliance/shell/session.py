@@ -6,8 +6,8 @@ before any of its arguments is looked at.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from appliance.accounts.store import Account
@@ -73,7 +73,7 @@ class Session:
                 continue
             except EndOfFile:
                 return
-            if line.strip() and (await self._at_work(line)).log_out:
+            if line.strip() and (await self._execute(line)).log_out:
                 return
 
     async def run_command(self, line: str) -> bool:
@@ -81,7 +81,7 @@ class Session:
         if not line.strip():
             return True
         async with self._hsm_login():
-            return (await self._at_work(line)).done
+            return (await self._execute(line)).done
 
     @asynccontextmanager
     async def _hsm_login(self) -> AsyncIterator[None]:
@@ -94,18 +94,19 @@ class Session:
     async def _first_password(self) -> bool:
         """Have the initial password changed; nothing else can be run before."""
         await self._terminal.write("You are required to change your password immediately (root enforced)\n")
-        try:
-            changed = await change_password(self._terminal, self._services, self._account.name)
-        except (Interrupt, EndOfFile, Break):
-            changed = False
-        except Timeout:
-            await self._note("password", outcome="not done")
-            raise
-        except (Hangup, asyncio.CancelledError):  # the new one may be on its way to the disk
-            await self._note("password", outcome="unknown", note="hung up")
-            raise
-        await self._note("password", outcome="done" if changed else "not done")
-        await self._terminal.write("\n")
+        with self._attended.at_work():
+            try:
+                changed = await change_password(self._attended, self._services, self._account.name)
+            except (Interrupt, EndOfFile, Break):
+                changed = False
+            except Timeout:
+                await self._note("password", outcome="not done")
+                raise
+            except (Hangup, asyncio.CancelledError):  # the new one may be on its way to the disk
+                await self._note("password", outcome="unknown", note="hung up")
+                raise
+            await self._note("password", outcome="done" if changed else "not done")
+            await self._terminal.write("\n")
         return changed
 
     async def _greet(self) -> None:
@@ -116,14 +117,11 @@ class Session:
             await self._terminal.write(_warning(self._services.manager, intent))
         await self._terminal.write("Command Result: 0 (Success)\n")
 
-    async def _at_work(self, line: str) -> Reply:
-        self._attended.pause.clear()
-        try:
-            return await self._execute(line)
-        finally:
-            self._attended.pause.set()
-
     async def _execute(self, line: str) -> Reply:
+        with self._attended.at_work():
+            return await self._recorded_call(line)
+
+    async def _recorded_call(self, line: str) -> Reply:
         try:
             found = find(TREE, line, self._account.role)
         except (UnknownCommand, AmbiguousWord) as problem:
@@ -201,6 +199,14 @@ class _Attended:
         self._terminal = terminal
         self.pause = asyncio.Event()
         self.pause.set()  # between two commands, too
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.pause.clear()
+        try:
+            yield
+        finally:
+            self.pause.set()
 
     async def write(self, text: str) -> None:
         await self._terminal.write(text)

@@ -4,6 +4,7 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,21 +246,55 @@ async def test_without_the_change_the_session_is_over(
 
 
 @pytest.mark.parametrize(
-    ("event", "outcome"),
+    ("typed", "saved", "outcome"),
     [
-        (Timeout(), {"outcome": "not done"}),
-        (Hangup(), {"outcome": "unknown", "note": "hung up"}),
-        (asyncio.CancelledError(), {"outcome": "unknown", "note": "hung up"}),
+        ((FIRST[0], Timeout()), (), {"outcome": "not done"}),
+        (FIRST, (Hangup(),), {"outcome": "unknown", "note": "hung up"}),
+        (FIRST, (asyncio.CancelledError(),), {"outcome": "unknown", "note": "hung up"}),
     ],
-    ids=repr,
+    ids=["nothing is typed", "hung up while it is saved", "stopped while it is saved"],
 )
-async def test_a_first_change_that_is_left_is_in_the_audit(event: BaseException, outcome: dict[str, str]) -> None:
-    """Hung up while the new password is being saved: whether it was is not known, and that is recorded."""
-    shell = Shell(account=an_account(must_change=True), store=FakeStore(event))
-    with pytest.raises(type(event)):
-        await shell.session(FakeTerminal(*FIRST)).run()
+async def test_a_first_change_that_is_left_is_in_the_audit(
+    typed: tuple[Answer, ...], saved: tuple[BaseException, ...], outcome: dict[str, str]
+) -> None:
+    """At a question nothing was changed; while the new password is being saved, whether it was is not known."""
+    shell = Shell(account=an_account(must_change=True), store=FakeStore(*saved))
+    with pytest.raises((Timeout, Hangup, asyncio.CancelledError)):
+        await shell.session(FakeTerminal(*typed)).run()
 
     assert shell.audit.records == [{"event": "password", "actor": "admin", "origin": "Console", **outcome}]
+
+
+async def test_a_first_password_that_is_being_saved_is_work() -> None:
+    """Whoever waits for the session's command waits for it, too, but not for the person who is to type it."""
+    asked, typed, saving, saved = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class SlowTerminal(FakeTerminal):
+        async def readline(self, prompt: str, **how: Any) -> str:
+            asked.set()
+            await typed.wait()
+            return await super().readline(prompt, **how)
+
+    class SlowStore(FakeStore):
+        async def set_password(self, name: str, new: str) -> None:
+            saving.set()
+            await saved.wait()
+
+    session = Shell(account=an_account(must_change=True), store=SlowStore()).session(SlowTerminal(*FIRST))
+    running = asyncio.create_task(session.run())
+    await asked.wait()
+    async with asyncio.timeout(30):
+        await session.answered()
+    typed.set()
+    await saving.wait()
+    answered = asyncio.create_task(session.answered())
+    await asyncio.sleep(0)
+    early = answered.done()
+    saved.set()
+    await running
+
+    assert not early
+    await answered
 
 
 async def test_my_password_set_changes_the_password() -> None:
