@@ -151,7 +151,7 @@ class Daemon:
                 await self._getty.opened.wait()
         await self._try("HSMs", self._manager.start)
         self._check_hearing()  # starting may have brought up more
-        await self._try("network door", self._open_door)
+        await self._try("Network door", self._open_door)
         await self._getty.opened.wait()
         systemd.notify(READY=1, STATUS=self._status())
         _log.info("ready", port=self._config.line.port)
@@ -162,7 +162,7 @@ class Daemon:
         try:
             await start()
         except Exception:  # noqa: BLE001  the last resort
-            sentence = f"Not available because of an internal error, of which the log says more: {part}."
+            sentence = f"{part}: not available because of an internal error. The log says more."
             self._problems.append(sentence)
             _log.critical("part not available", part=part, reason=sentence, exc_info=True)
 

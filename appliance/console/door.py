@@ -27,7 +27,7 @@ from appliance.audit import AuditLog
 from appliance.console.connection import Connection
 from appliance.console.frames import FrameError
 from appliance.console.terminal import Terminal
-from appliance.errors import ApplianceError, Hangup, StateError, Timeout
+from appliance.errors import ApplianceError, DeviceError, Hangup, StateError, Timeout
 from appliance.log import get_logger
 from appliance.shell.invocation import FAILURE, Origin
 from appliance.shell.session import Session
@@ -135,7 +135,7 @@ class Door:
                 await self._reject(peer, f"local/{pid}", "no user name in time")
                 await _refuse(connection, "The user database does not answer in time. Try again later.")
             elif obstacle:
-                _log.warning("nobody is let in at the network door", user=peer.shown, reason=obstacle)
+                _log.warning("connection to the network door refused", user=peer.shown, reason=obstacle)
                 await _refuse(connection, obstacle)
             else:
                 await self._admit(connection, peer)
@@ -153,7 +153,11 @@ class Door:
         """
         lookup = self._lookups.get(uid)
         if lookup is None:
-            lookup = self._lookups[uid] = in_thread(partial(_user_name, uid), "user name")
+            try:
+                lookup = self._lookups[uid] = in_thread(partial(_user_name, uid), "user name")
+            except DeviceError as problem:
+                _log.warning("user name not looked up", uid=uid, reason=str(problem))
+                return None
             lookup.add_done_callback(lambda _: self._lookups.pop(uid))
         await asyncio.wait([lookup], timeout=LOOKUP_LIMIT)
         return lookup.result() if lookup.done() else None

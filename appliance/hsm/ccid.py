@@ -100,8 +100,8 @@ class Card:
 
         Raises `DeviceError` when there is no card, it stays mute, or it cannot be spoken to.
         """
-        deadline = self._messages.deadline(POWER_TIMEOUT)
         self._wake()
+        deadline = self._messages.deadline(POWER_TIMEOUT)
         answer_to_reset = self._power(deadline)
         self._level.begin(answer_to_reset, deadline)
         return answer_to_reset
