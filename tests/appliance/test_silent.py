@@ -64,11 +64,12 @@ def reset(serial: str) -> str:
 def test_a_device_that_says_nothing_is_unreachable(appliance: Appliance, clock: Clock) -> None:
     """It is listed at once, its reset is refused and destroys nothing, and another device is reset meanwhile."""
     run = appliance.log_in().run
-    appliance.plug(appliance.tokens.make(OTHER, keys=1))
     appliance.tokens.make(SILENT, keys=1, faults=[{"do": "hang"}])
+    appliance.tokens.make(OTHER, keys=1)
 
-    appliance.tokens.plug(SILENT)
-    assert appliance.until(lambda: state(clock(run, "token backup list"), SILENT)) == "unknown"
+    appliance.tokens.plug(SILENT, OTHER)
+    appliance.until(lambda: state(clock(run, "token backup list"), OTHER) == "initialized")
+    assert state(clock(run, "token backup list"), SILENT) == "unknown"
     assert SUCCESSFUL in run(reset(OTHER))
     appliance.until(lambda: state(clock(run, "token backup list"), SILENT) == "unreachable")
     assert NO_ANSWER in run(reset(SILENT))
