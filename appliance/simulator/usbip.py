@@ -55,7 +55,8 @@ class UsbIpServer:
         except (socket.gaierror, UnicodeError) as error:
             raise UsbIpUnavailable(f"USB/IP: {host!r} is no address of this machine.") from error
         except OSError as error:
-            reason = os.strerror(error.errno or errno.EIO)  # asyncio's own text says it all twice
+            # asyncio's own text says it all twice, and Python 3.13 gives no number where no address is of this machine.
+            reason = os.strerror(error.errno or errno.EADDRNOTAVAIL)
             raise UsbIpUnavailable(f"USB/IP: cannot listen at {host}, port {port}: {reason}.") from error
         address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         _log.info("usbip server listens", address=address[0], port=address[1])

@@ -123,7 +123,7 @@ async def listener(server: SshServer) -> AsyncIterator[tuple[Listener, Listener]
     async with tcp, unix:
         host, port = tcp.sockets[0].getsockname()
         yield Listener(f"{host}:{port}", by_port), Listener(str(place), by_path)
-    place.unlink()
+    place.unlink(missing_ok=True)  # from Python 3.13 on asyncio does it
 
 
 def lies_in(folder: Path, file: Path) -> bool:
