@@ -11,7 +11,7 @@ from appliance.hsm.reset import Report
 from tests.support.fake_driver import FakeToken
 from tests.support.manager_house import HERE, Build, House
 
-RIGHT, WRONG = "4711", "0815"
+RIGHT, WRONG = "right-PIN", "other-PIN"  # neither can be in a hash by chance
 
 
 async def careful(build: Build, state: HsmState = HsmState.INITIALIZED) -> tuple[House, FakeToken]:
