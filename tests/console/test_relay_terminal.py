@@ -3,6 +3,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -30,6 +31,19 @@ class Poll:
 
 import selectors
 selectors.PollSelector._selector_cls = Poll
+"""
+
+
+# A client that tells when it is about to connect.
+TELL_BEFORE_CONNECT = """
+import os, socket
+
+class Telling(socket.socket):
+    def connect(self, address):
+        os.write(1, b"connecting")
+        super().connect(address)
+
+socket.socket = Telling
 """
 
 
@@ -86,6 +100,27 @@ async def test_what_was_typed_before_is_kept(path: Path) -> None:
     async with door(path, script), PtyProcess.start(*lunash(path)) as client:
         client.type(b"exit\r")
         assert await client.ended() == (0, b"")
+
+
+async def test_a_full_queue_is_waited_for(path: Path) -> None:
+    """A door that accepts nobody for a while is no door that is missing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode(Kind.EXIT, b"\x00"))
+        await reader.read()
+        writer.close()
+
+    program = TELL_BEFORE_CONNECT + LUNASH
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        async with PtyProcess.start(sys.executable, "-c", program, path, "help") as client:
+            await client.expect(b"connecting")
+            await client.asleep()
+            async with await asyncio.start_server(serve, sock=listener):
+                assert await client.ended() == (0, b"")
+                first.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
