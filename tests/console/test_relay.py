@@ -12,20 +12,8 @@ import pytest
 from appliance import cli
 from appliance.console.frames import LARGEST_PAYLOAD, Kind
 from appliance.console.relay import wanted
-from tests.support.fake_door import LUNASH, ROOT, Peer, door, lunash
+from tests.support.fake_door import ROOT, Peer, door, lunash
 from tests.support.process import LIMIT, run
-
-# A client whose connection takes long enough for a signal.
-SIGNAL_IN_CONNECT = """
-import os, signal, socket, time
-
-class Slow(socket.socket):
-    def connect(self, address):
-        signal.raise_signal(int(os.environ["NUMBER"]))
-        time.sleep(60)
-
-socket.socket = Slow
-"""
 
 
 @pytest.fixture
@@ -179,14 +167,6 @@ async def test_no_service(path: Path) -> None:
         b"",
         b"Error:  The console service cannot be reached: No such file or directory.\n",
     )
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
-async def test_signal_while_it_connects_ends_it(path: Path, number: signal.Signals) -> None:
-    """The exit status is that of the signal, and no traceback stands on the terminal."""
-    program = SIGNAL_IN_CONNECT + LUNASH
-
-    assert await run(sys.executable, "-c", program, path, env={"NUMBER": str(int(number))}) == (128 + number, b"", b"")
 
 
 def test_interrupt_before_that_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import asyncio
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,8 @@ import selectors
 selectors.PollSelector._selector_cls = Poll
 """
 
+
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 # A client that tells when it is about to connect.
 TELL_BEFORE_CONNECT = """
@@ -102,28 +106,43 @@ async def test_what_was_typed_before_is_kept(path: Path) -> None:
         assert await client.ended() == (0, b"")
 
 
-async def test_a_full_queue_is_waited_for(path: Path) -> None:
-    """A door that accepts nobody for a while is no door that is missing."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(encode(Kind.EXIT, b"\x00"))
-        await reader.read()
-        writer.close()
-
+@asynccontextmanager
+async def waiting_client(path: Path) -> AsyncIterator[tuple[PtyProcess, socket.socket]]:
+    """A client that waits for room in the full queue of a door which accepts nobody, and the door's socket."""
     program = TELL_BEFORE_CONNECT + LUNASH
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(path))
         listener.listen(0)
         first.connect(str(path))
+        first.shutdown(socket.SHUT_WR)  # all it ever says
         async with PtyProcess.start(sys.executable, "-c", program, path, "help") as client:
             await client.expect(b"connecting")
             await client.asleep()
-            async with await asyncio.start_server(serve, sock=listener):
-                assert await client.ended() == (0, b"")
-                first.close()
+            yield client, listener
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+async def test_a_full_queue_is_waited_for(path: Path) -> None:
+    """A door that accepts nobody for a while is no door that is missing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode(Kind.EXIT, b"\x00"))
+        await reader.read(1)
+        writer.close()
+
+    async with waiting_client(path) as (client, listener), await asyncio.start_server(serve, sock=listener):
+        assert await client.ended() == (0, b"")
+
+
+@pytest.mark.parametrize("number", ENDING)
+async def test_signal_while_it_connects_ends_it(path: Path, number: signal.Signals) -> None:
+    """The exit status is that of the signal, and no traceback stands on the terminal."""
+    async with waiting_client(path) as (client, _):
+        client.process.send_signal(number)
+        assert await client.ended() == (128 + number, b"")
+        assert client.seen == b"connecting"
+
+
+@pytest.mark.parametrize("number", ENDING)
 async def test_signal_ends_and_restores(path: Path, number: signal.Signals) -> None:
     """A signal ends the session with its own exit status and restores the terminal; the door sees the end."""
     gone = asyncio.Event()
