@@ -18,6 +18,7 @@ import structlog
 
 from appliance.hsm import hotplug
 from appliance.hsm.hotplug import MOST_PER_TICK, Event, Rescan, UdevSource, Unplugged
+from tests.support.threads import no_thread_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 30.0  # seconds
@@ -135,16 +136,14 @@ async def test_scans_go_on_without_the_connection(bench: Bench) -> None:
 async def test_a_moment_without_threads_is_made_good(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What could not be read is looked for as soon as there is a thread again."""
     monkeypatch.setattr(hotplug, "NO_THREAD", 0.001)
-    start, refused = threading.Thread.start, asyncio.Event()
+    refused = asyncio.Event()
 
-    def refuse(thread: threading.Thread) -> None:
+    def is_ours(thread: threading.Thread) -> bool:
         if thread.name == "udev":
             refused.set()
-            raise RuntimeError("can't start new thread")
-        start(thread)
+        return thread.name == "udev"
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+    with no_thread_for(is_ours):
         bench.source.rescan()
         async with asyncio.timeout(BOUND):
             await refused.wait()

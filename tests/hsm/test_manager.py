@@ -25,6 +25,7 @@ from appliance.hsm.model import Device, HsmClass, HsmState, Outcome
 from tests.support.clock import let_time_pass
 from tests.support.fake_driver import FakeToken, OtherDriver, attachment, refused
 from tests.support.manager_house import BOUND, DONE, HERE, LIMIT, THERE, Build, Gate, House, until
+from tests.support.threads import no_thread_for
 
 # The inventory
 
@@ -344,19 +345,9 @@ async def test_a_device_that_wakes_up_is_asked_again(build: Build) -> None:
     await until(well_after_a_scan)
 
 
-async def test_a_device_for_which_there_is_no_thread_is_unreachable(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_device_for_which_there_is_no_thread_is_unreachable(house: House) -> None:
     """It is listed with the reason, and the next scan asks it."""
-    start = threading.Thread.start
-
-    def start_none_for_it(thread: threading.Thread) -> None:
-        if thread.name == "hsm 1-7":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start_none_for_it)
+    with no_thread_for(lambda thread: thread.name == "hsm 1-7"):
         house.source.plug(attachment("1-3", 7, "C3"), FakeToken("C3"))
         await house.settled()
         problem = house.device("C3").problem

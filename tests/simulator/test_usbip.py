@@ -4,7 +4,6 @@
 import asyncio
 import errno
 import struct
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from appliance.simulator.usbip import UsbIpServer, UsbIpUnavailable, parse_addre
 from appliance.simulator.usbip_import import MOST_PENDING
 from appliance.simulator.usbip_protocol import LONGEST_TRANSFER
 from tests.support.simulated import SELECT, Plugs, token
+from tests.support.threads import no_thread_for
 from tests.support.usbip_client import (
     CMD_SUBMIT,
     CMD_UNLINK,
@@ -191,26 +191,18 @@ async def test_a_device_is_let_go_as_it_was_found(plugs: Plugs, address: Address
     await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
 
 
-async def test_a_device_is_let_go_when_there_is_a_thread_again(
-    plugs: Plugs, address: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_device_is_let_go_when_there_is_a_thread_again(plugs: Plugs, address: Address) -> None:
     """Whatever the system refuses when the client leaves, its read is taken back, and the device is free in the end."""
     await plug(plugs)
     wire = await attached(address)
     wire.submit_in(IN, 320)
     assert (await wire.control(0x80, 0x08, size=1)).data == b"\1"
-    start, left = threading.Thread.start, iter([False, True, False, True])
+    refused = iter([True, False, True, False])
+    with no_thread_for(lambda thread: thread.name.startswith("usbip") and next(refused)):
+        await wire.close()
+        await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
 
-    def refuse_every_other(thread: threading.Thread) -> None:
-        if thread.name.startswith("usbip") and not next(left):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse_every_other)
-    await wire.close()
-    await asyncio.to_thread(device(plugs).claim, "a local program", BOUND)
-
-    assert list(left) == []
+    assert list(refused) == []
 
 
 async def test_unplugging_ends_the_connection(plugs: Plugs, address: Address) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from appliance.errors import DeviceError
 from appliance.worker import in_thread
+from tests.support.threads import no_thread_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOUND = 30.0  # seconds
@@ -42,16 +43,11 @@ async def test_an_end_of_iteration_is_raised_too() -> None:
             await in_thread(lambda: next(iter(())), "hsm")
 
 
-async def test_a_thread_that_cannot_be_had_is_trouble_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_cannot_be_had_is_trouble_with_the_device() -> None:
     """Whoever orders a call handles it as any other, and the call is not made."""
     made: list[None] = []
 
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-
-    with pytest.raises(DeviceError, match="no thread left"):
+    with no_thread_for(lambda _: True), pytest.raises(DeviceError, match="no thread left"):
         in_thread(lambda: made.append(None), "hsm")
     assert made == []
 
